@@ -1,0 +1,349 @@
+//! One connection: a fixed slot of 128 bytes, plain old data without pointers,
+//! so that a later process can map the arena and find its connections again.
+//!
+//! The first cache line holds what every packet touches. The second holds what
+//! set-up, tear-down and expiry touch; its last 32 bytes are for the VIP and
+//! local address of an IPv6 connection (the client's address then takes the
+//! first line's 16 address bytes, the real server's follows from its slot).
+
+use std::net::Ipv4Addr;
+
+use crate::ids::{NeighborIx, ServerIx, SetIx};
+use crate::time::Millis;
+
+/// Which way a packet goes through the gateway.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Direction {
+    /// From the client towards the real server.
+    Forward = 0,
+    /// From the real server towards the client.
+    Reverse = 1,
+}
+
+impl Direction {
+    /// The other way.
+    #[inline(always)]
+    pub const fn opposite(self) -> Self {
+        match self {
+            Self::Forward => Self::Reverse,
+            Self::Reverse => Self::Forward,
+        }
+    }
+}
+
+/// IP protocol numbers the connection table knows.
+pub mod proto {
+    /// ICMP (RFC 792).
+    pub const ICMP: u8 = 1;
+    /// TCP (RFC 9293).
+    pub const TCP: u8 = 6;
+    /// UDP (RFC 768).
+    pub const UDP: u8 = 17;
+}
+
+/// The client-side tuple, as a client's packet shows it: C:cp → V:vp.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ClientTuple {
+    /// Client address.
+    pub client: Ipv4Addr,
+    /// VIP.
+    pub vip: Ipv4Addr,
+    /// Client port, host byte order.
+    pub client_port: u16,
+    /// Service port, host byte order.
+    pub vip_port: u16,
+    /// IP protocol.
+    pub protocol: u8,
+}
+
+/// The server-side tuple, as a real server's packet shows it: R:rp → L:lp.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ServerTuple {
+    /// Real server address.
+    pub server: Ipv4Addr,
+    /// Local address.
+    pub local: Ipv4Addr,
+    /// Real server port, host byte order.
+    pub server_port: u16,
+    /// Local port, host byte order.
+    pub local_port: u16,
+    /// IP protocol.
+    pub protocol: u8,
+}
+
+/// The connection's state as seen from the middle (RFC 9293 §3.3.2 for TCP).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum State {
+    /// The slot is free.
+    Free = 0,
+    /// TCP: the client's SYN went to the server, no answer yet. Half-open.
+    SynSent = 1,
+    /// TCP: the server's SYN-ACK went to the client, no ACK yet. Half-open.
+    SynReceived = 2,
+    /// TCP: handshake complete, no FIN seen.
+    Established = 3,
+    /// TCP: half-closed, the client sent FIN, the server still sends.
+    ClientClosed = 4,
+    /// TCP: half-closed, the server sent FIN, the client still sends.
+    ServerClosed = 5,
+    /// TCP: both sent FIN, not both acknowledged.
+    Closing = 6,
+    /// TCP: both FINs acknowledged. The local port rests with the entry.
+    TimeWait = 7,
+    /// TCP: torn down by a RST of either side, or by the gateway.
+    Closed = 8,
+    /// TCP: the client has begun a new connection from the same port; only the
+    /// server-side tuple is still in the index, while its local port rests.
+    Resting = 9,
+    /// UDP: packets seen from the client only.
+    UdpOneWay = 10,
+    /// UDP: packets seen both ways.
+    UdpTwoWay = 11,
+}
+
+impl State {
+    /// All states that an entry in use can have.
+    pub const ALL: [Self; 11] = [
+        Self::SynSent,
+        Self::SynReceived,
+        Self::Established,
+        Self::ClientClosed,
+        Self::ServerClosed,
+        Self::Closing,
+        Self::TimeWait,
+        Self::Closed,
+        Self::Resting,
+        Self::UdpOneWay,
+        Self::UdpTwoWay,
+    ];
+
+    /// The name `fullgatectl` prints, as LVS people write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Free => "NONE",
+            Self::SynSent => "SYN_SENT",
+            Self::SynReceived => "SYN_RECV",
+            Self::Established => "ESTABLISHED",
+            Self::ClientClosed => "CLIENT_CLOSED",
+            Self::ServerClosed => "SERVER_CLOSED",
+            Self::Closing => "CLOSING",
+            Self::TimeWait => "TIME_WAIT",
+            Self::Closed => "CLOSED",
+            Self::Resting => "RESTING",
+            Self::UdpOneWay => "UDP_ONEWAY",
+            Self::UdpTwoWay => "UDP",
+        }
+    }
+
+    /// Counted as an active connection of its server.
+    #[inline(always)]
+    pub const fn is_active(self) -> bool {
+        matches!(
+            self,
+            Self::SynReceived
+                | Self::Established
+                | Self::ClientClosed
+                | Self::ServerClosed
+                | Self::UdpOneWay
+                | Self::UdpTwoWay
+        )
+    }
+
+    /// The handshake is not complete: the first to go when the table is full.
+    #[inline(always)]
+    pub const fn is_half_open(self) -> bool {
+        matches!(self, Self::SynSent | Self::SynReceived)
+    }
+
+    /// The connection is over; a new SYN of its client starts another one.
+    #[inline(always)]
+    pub const fn is_over(self) -> bool {
+        matches!(self, Self::Closing | Self::TimeWait | Self::Closed | Self::Resting)
+    }
+}
+
+/// Bits of [`Entry::flags`].
+pub mod flag {
+    /// Sequence numbers are shifted by `seq_delta` between client and server.
+    pub const TRANSLATE_SEQ: u16 = 1 << 0;
+    /// TCP timestamps are shifted by `ts_delta`.
+    pub const TRANSLATE_TS: u16 = 1 << 1;
+    /// `c_next`, `c_edge` hold what the client sent; set with its first segment.
+    pub const CLIENT_SEEN: u16 = 1 << 2;
+    /// `s_next`, `s_edge` hold what the server sent.
+    pub const SERVER_SEEN: u16 = 1 << 3;
+    /// The client's FIN was seen; its end is `c_next`.
+    pub const CLIENT_FIN: u16 = 1 << 4;
+    /// The server's FIN was seen; its end is `s_next`.
+    pub const SERVER_FIN: u16 = 1 << 5;
+    /// The server acknowledged the client's FIN.
+    pub const CLIENT_FIN_ACKED: u16 = 1 << 6;
+    /// The client acknowledged the server's FIN.
+    pub const SERVER_FIN_ACKED: u16 = 1 << 7;
+    /// A SYN of the client is held for this entry; `Entry::held` names it.
+    pub const SYN_HELD: u16 = 1 << 8;
+    /// Counted as active at its server.
+    pub const COUNTED_ACTIVE: u16 = 1 << 9;
+    /// The client's SYN carried a timestamp option.
+    pub const CLIENT_TS: u16 = 1 << 10;
+    /// `last_ts` holds the newest timestamp value sent to the server.
+    pub const TS_SEEN: u16 = 1 << 11;
+    /// A window scale was offered by both sides (RFC 7323 §2.2).
+    pub const WINDOW_SCALED: u16 = 1 << 12;
+}
+
+/// No slot: the end of an intrusive list, or a link not in use.
+pub const NIL: u32 = u32::MAX;
+
+/// One connection. See the module's head for the layout's reasons.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(128))]
+pub struct Entry {
+    /// Client address.
+    pub client: Ipv4Addr,
+    /// VIP.
+    pub vip: Ipv4Addr,
+    /// Local address.
+    pub local: Ipv4Addr,
+    /// Real server address.
+    pub server_addr: Ipv4Addr,
+    /// Client port, host byte order.
+    pub client_port: u16,
+    /// Service port, host byte order.
+    pub vip_port: u16,
+    /// Local port, host byte order.
+    pub local_port: u16,
+    /// Real server port, host byte order.
+    pub server_port: u16,
+    /// When the last packet of the connection passed.
+    pub last_seen: Millis,
+    /// TCP or UDP state.
+    pub state: State,
+    /// IP protocol.
+    pub protocol: u8,
+    /// Bits of [`flag`].
+    pub flags: u16,
+    /// The real server's slot in the snapshot.
+    pub server: ServerIx,
+    /// Next hop towards the client, or [`Entry::NO_NEIGHBOR`].
+    pub client_hop: NeighborIx,
+    /// Next hop towards the real server, or [`Entry::NO_NEIGHBOR`].
+    pub server_hop: NeighborIx,
+    /// End of the furthest segment the client sent, in the client's numbering.
+    pub c_next: u32,
+    /// End of the furthest segment the server sent, in the server's numbering.
+    pub s_next: u32,
+    /// Right edge of what the client may send: the server's largest
+    /// acknowledgement plus window, in the client's numbering.
+    pub c_edge: u32,
+    /// Right edge of what the server may send.
+    pub s_edge: u32,
+    /// Server-side minus client-side sequence number of the client's data.
+    pub seq_delta: u32,
+    /// Server-side minus client-side timestamp value of the client.
+    pub ts_delta: u32,
+
+    // Second cache line.
+    /// When the connection was created.
+    pub created: Millis,
+    /// Initial sequence number of the client's SYN, in the client's numbering.
+    pub client_isn: u32,
+    /// The local-port set that lent `local_port`.
+    pub set: SetIx,
+    /// The held SYN of this connection, where [`flag::SYN_HELD`] is set.
+    pub held: u32,
+    /// Newest timestamp value sent to the server, as the server saw it.
+    pub last_ts: u32,
+    /// Next slot in the timer wheel's list, or [`NIL`].
+    pub timer_next: u32,
+    /// Previous slot in the timer wheel's list, or the list's head (the wheel
+    /// knows which), or [`NIL`].
+    pub timer_prev: u32,
+    /// Window scale of the client (RFC 7323), 0–14.
+    pub c_scale: u8,
+    /// Window scale of the server.
+    pub s_scale: u8,
+    /// SYNs sent to real servers for this connection.
+    pub attempts: u8,
+    /// Unused; keeps the layout explicit.
+    pub reserved: u8,
+    /// Room for the VIP and local address of an IPv6 connection.
+    pub reserved6: [u8; 32],
+}
+
+const _: () = assert!(size_of::<Entry>() == 128);
+const _: () = assert!(std::mem::offset_of!(Entry, created) == 64);
+
+impl Entry {
+    /// A next hop that has to be looked up.
+    pub const NO_NEIGHBOR: NeighborIx = NeighborIx(u16::MAX);
+
+    /// A free slot.
+    pub const FREE: Self = Self {
+        client: Ipv4Addr::UNSPECIFIED,
+        vip: Ipv4Addr::UNSPECIFIED,
+        local: Ipv4Addr::UNSPECIFIED,
+        server_addr: Ipv4Addr::UNSPECIFIED,
+        client_port: 0,
+        vip_port: 0,
+        local_port: 0,
+        server_port: 0,
+        last_seen: Millis(0),
+        state: State::Free,
+        protocol: 0,
+        flags: 0,
+        server: ServerIx(u32::MAX),
+        client_hop: Self::NO_NEIGHBOR,
+        server_hop: Self::NO_NEIGHBOR,
+        c_next: 0,
+        s_next: 0,
+        c_edge: 0,
+        s_edge: 0,
+        seq_delta: 0,
+        ts_delta: 0,
+        created: Millis(0),
+        client_isn: 0,
+        set: SetIx(u32::MAX),
+        held: NIL,
+        last_ts: 0,
+        timer_next: NIL,
+        timer_prev: NIL,
+        c_scale: 0,
+        s_scale: 0,
+        attempts: 0,
+        reserved: 0,
+        reserved6: [0; 32],
+    };
+
+    /// The client-side tuple.
+    #[inline(always)]
+    pub const fn client_tuple(&self) -> ClientTuple {
+        ClientTuple {
+            client: self.client,
+            vip: self.vip,
+            client_port: self.client_port,
+            vip_port: self.vip_port,
+            protocol: self.protocol,
+        }
+    }
+
+    /// The server-side tuple.
+    #[inline(always)]
+    pub const fn server_tuple(&self) -> ServerTuple {
+        ServerTuple {
+            server: self.server_addr,
+            local: self.local,
+            server_port: self.server_port,
+            local_port: self.local_port,
+            protocol: self.protocol,
+        }
+    }
+
+    /// Whether every bit of `mask` is set.
+    #[inline(always)]
+    pub const fn has(&self, mask: u16) -> bool {
+        self.flags & mask == mask
+    }
+}

@@ -1,0 +1,5 @@
+//! The connection table of one worker: entries in an arena, an index from both
+//! tuples to the entry, timers, and the TCP state machine.
+#![deny(unsafe_code)]
+
+pub mod entry;

@@ -1,0 +1,71 @@
+//! What the worker needs from a packet source and sink. DPDK implements it in
+//! `src/dpdk/`; plain memory implements it in `memory`, so that the whole
+//! packet path runs in unit tests, property tests and fuzzers.
+//!
+//! Calls are per burst, never per packet, and never block.
+
+pub mod memory;
+
+use arrayvec::ArrayVec;
+
+use crate::ids::PortIx;
+
+/// Most packets taken from a queue at a time.
+pub const BURST: usize = 32;
+
+/// Packets a transmit buffer holds: a burst, what the burst can cause (resets,
+/// released packets) and what the driver did not take the last time.
+pub const TX_BURST: usize = 256;
+
+/// What the driver says about a received packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ChecksumStatus {
+    /// The driver did not look, or can't tell.
+    #[default]
+    Unknown,
+    /// Verified by the NIC.
+    Good,
+    /// Found wrong by the NIC.
+    Bad,
+}
+
+/// One packet in a buffer that its holder owns. Dropping it frees the buffer.
+///
+/// The bytes start at the Ethernet header. All headers are in the contiguous
+/// part; a payload may go on in further segments, which the gateway never reads.
+pub trait PacketBuf: Sized + Send {
+    /// The contiguous bytes (the first segment).
+    fn bytes(&self) -> &[u8];
+    /// The contiguous bytes, writable.
+    fn bytes_mut(&mut self) -> &mut [u8];
+    /// Length of the packet in bytes over all its segments.
+    fn total_len(&self) -> usize;
+    /// The NIC's verdict on the IPv4 header checksum.
+    fn ipv4_checksum(&self) -> ChecksumStatus;
+    /// Sets the length of a single-segment packet: cuts the tail off, or
+    /// extends it with bytes of unspecified content. False, and nothing
+    /// changed, where the buffer is too small or has several segments.
+    #[must_use]
+    fn set_len(&mut self, len: usize) -> bool;
+    /// Starts loading the first cache line of the packet's bytes.
+    fn prefetch(&self);
+}
+
+/// Bursts in and out of one worker's queue on every port, and fresh buffers.
+pub trait BurstIo {
+    /// The owned packet buffer.
+    type Buf: PacketBuf;
+
+    /// Number of ports; `PortIx` runs from 0 to this.
+    fn ports(&self) -> usize;
+
+    /// Appends at most the free capacity of `into` packets.
+    fn receive(&mut self, port: PortIx, into: &mut ArrayVec<Self::Buf, BURST>);
+
+    /// Hands packets to the driver from the front; those it took are gone from
+    /// `from`, those it did not are left, in order.
+    fn transmit(&mut self, port: PortIx, from: &mut ArrayVec<Self::Buf, TX_BURST>);
+
+    /// An empty packet, or `None` when the pool is exhausted.
+    fn allocate(&mut self) -> Option<Self::Buf>;
+}

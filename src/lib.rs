@@ -1,0 +1,19 @@
+//! fullgate: a FULLNAT layer-4 load-balancing gateway.
+
+#[allow(unsafe_code)]
+pub mod arena;
+pub mod conntrack;
+pub mod control;
+#[cfg(feature = "dpdk")]
+#[allow(unsafe_code)]
+pub mod dpdk;
+pub mod ids;
+pub mod io;
+pub mod nat;
+pub mod neighbor;
+pub mod service;
+pub mod snat;
+pub mod stats;
+pub mod time;
+pub mod wire;
+pub mod worker;
