@@ -1,1 +1,7 @@
-//! (skeleton)
+//! What the gateway balances: services, real servers, and the immutable
+//! snapshot of them that workers read. Schedulers are pure functions over it.
+#![deny(unsafe_code)]
+
+pub mod route;
+pub mod schedule;
+pub mod snapshot;

@@ -1,1 +1,3 @@
 //! (skeleton)
+#![deny(unsafe_code)]
+pub mod message;

@@ -1,0 +1,185 @@
+//! Why a packet went no further: one value, one counter, one sentence.
+
+macro_rules! drop_reasons {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal : $meaning:literal, $remedy:literal;)*) => {
+        /// Why a packet went no further. Each has a line in `docs/drops.md`.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        #[repr(u8)]
+        pub enum DropReason {
+            $($(#[$doc])* #[doc = $meaning] $variant,)*
+        }
+
+        impl DropReason {
+            /// All reasons, in the order of their counters.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            /// Number of reasons.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The name in the CLI, the metrics and the documentation.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// What the reason means, one sentence.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => $meaning,)* }
+            }
+
+            /// What an operator does about it, one sentence.
+            pub const fn remedy(self) -> &'static str {
+                match self { $(Self::$variant => $remedy,)* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    EthernetShort = "ethernet-short":
+        "The frame is shorter than an Ethernet header.",
+        "Look for a faulty sender or cable on the port.";
+    NotForUs = "not-for-us":
+        "The frame's destination MAC address is neither the port's nor a group address.",
+        "Normal while a switch floods; if it grows steadily, check for a stale ARP entry elsewhere.";
+    VlanTagged = "vlan-tagged":
+        "The frame carries an 802.1Q tag; fullgate takes untagged frames only.",
+        "Make the switch port an access port, or set the VLAN as its native one.";
+    EtherTypeUnsupported = "ethertype-unsupported":
+        "The frame is neither ARP nor IPv4.",
+        "Normal for LLDP, STP and IPv6 neighbour chatter.";
+    ArpMalformed = "arp-malformed":
+        "The ARP packet is truncated or not for Ethernet and IPv4.",
+        "Look for a faulty host on the port's segment.";
+    ArpNotForUs = "arp-not-for-us":
+        "The ARP packet asks for or announces an address that is none of ours.",
+        "Normal broadcast chatter.";
+    Ipv4Malformed = "ipv4-malformed":
+        "The IPv4 header is truncated, or its lengths contradict each other.",
+        "Look for a faulty or hostile sender.";
+    Ipv4Checksum = "ipv4-checksum":
+        "The IPv4 header checksum is wrong.",
+        "Look for a faulty NIC, cable or router on the way.";
+    Ipv4Martian = "ipv4-martian":
+        "The source address can't be a host's: multicast, broadcast, loopback or 0.0.0.0/8.",
+        "Look for a spoofing or misconfigured sender.";
+    Ipv4Fragment = "ipv4-fragment":
+        "The packet is a fragment that can't be tied to a connection.",
+        "Let path MTU discovery work (let ICMP 'fragmentation needed' through), or lower the sender's packet size.";
+    NotLocalAddress = "not-local-address":
+        "The destination is neither a VIP, a local address nor a port's own address.",
+        "Check the routes that lead to fullgate, and whether a service is missing.";
+    TtlExpired = "ttl-expired":
+        "The packet's TTL ran out at the gateway; ICMP time exceeded was sent.",
+        "Normal for traceroute; otherwise look for a routing loop.";
+    ProtocolUnsupported = "protocol-unsupported":
+        "The IP protocol is neither TCP, UDP nor ICMP.",
+        "ICMP protocol unreachable was sent; configure the peer not to use it.";
+    TcpMalformed = "tcp-malformed":
+        "The TCP header is truncated, or its data offset contradicts the length.",
+        "Look for a faulty or hostile sender.";
+    UdpMalformed = "udp-malformed":
+        "The UDP header is truncated, or its length contradicts the packet's.",
+        "Look for a faulty or hostile sender.";
+    IcmpMalformed = "icmp-malformed":
+        "The ICMP message is truncated, or its checksum is wrong.",
+        "Look for a faulty or hostile sender.";
+    IcmpUnsupported = "icmp-unsupported":
+        "The ICMP type is none that a load balancer handles.",
+        "Normal for timestamp and redirect messages.";
+    IcmpUnmatched = "icmp-unmatched":
+        "The ICMP error quotes a packet of no known connection.",
+        "Normal shortly after connections end.";
+    NoService = "no-service":
+        "The VIP has no service on this port; TCP was reset, UDP got ICMP port unreachable.",
+        "Add the service, or stop the clients that ask for it.";
+    UnknownFlowClient = "unknown-flow-client":
+        "A client's TCP segment belongs to no connection; by default it was answered with RST.",
+        "Normal for clients that come back after an idle timeout.";
+    UnknownFlowServer = "unknown-flow-server":
+        "A real server's packet belongs to no connection; TCP was reset.",
+        "Normal for servers that outlive an idle timeout.";
+    NoServer = "no-server":
+        "The service has no usable real server; TCP was reset, UDP got ICMP port unreachable.",
+        "Bring a real server up, or give one a weight above 0.";
+    NoLocalPort = "no-local-port":
+        "All local ports towards the chosen real server are in use; TCP was reset.",
+        "Add addresses to the service's pool.";
+    TableFull = "table-full":
+        "The worker's connection table is full; TCP was reset.",
+        "Raise runtime.connections, or look for a flood.";
+    TcpBadFlags = "tcp-bad-flags":
+        "The TCP flags can't occur together, or none is set.",
+        "Look for a scanner.";
+    TcpRstOutOfWindow = "tcp-rst-out-of-window":
+        "A RST failed the sequence check of RFC 5961; the connection goes on.",
+        "Look for somebody forging resets.";
+    TcpSynOutOfWindow = "tcp-syn-unacceptable":
+        "A SYN inside a connection failed the checks of RFC 5961.",
+        "Look for somebody forging segments.";
+    TcpOldDuplicate = "tcp-old-duplicate":
+        "A SYN repeats the initial sequence number of a connection that is over.",
+        "Normal where packets are duplicated on the way.";
+    TcpUnexpected = "tcp-unexpected":
+        "The segment can't occur in the connection's state (such as a SYN-ACK for a sequence number never sent).",
+        "Look for a faulty real server or somebody forging segments.";
+    ServerAbandoned = "server-abandoned":
+        "A real server answered a connection that had meanwhile moved elsewhere; it was reset.",
+        "The server answers SYNs too slowly; see syn-retry-after.";
+    ConnectionEnded = "connection-ended":
+        "The packet's connection was ended by the gateway (server removed or down); it was answered with RST.",
+        "Drain servers before removing them.";
+    NoRoute = "no-route":
+        "No route leads to the packet's destination.",
+        "Add a [[route]] or a gateway to the port.";
+    MtuExceeded = "mtu-exceeded":
+        "The packet is larger than the egress port's MTU; ICMP fragmentation needed was sent.",
+        "Normal for path MTU discovery; otherwise align the ports' MTUs.";
+    NeighborQueueFull = "neighbor-queue-full":
+        "Too many packets wait for the next hop's MAC address.",
+        "Check whether the next hop answers ARP.";
+    NeighborUnreachable = "neighbor-unreachable":
+        "The next hop does not answer ARP.",
+        "Check the next hop's address, cable and VLAN.";
+    NeighborTableFull = "neighbor-table-full":
+        "The neighbour table has no room for another next hop.",
+        "Put a router between fullgate and a very large segment.";
+    NoBuffer = "no-buffer":
+        "The mbuf pool is exhausted; a packet of the gateway's own could not be made.",
+        "Raise runtime.mbufs.";
+    TxFull = "tx-full":
+        "The driver's transmit ring is full.",
+        "The port is slower than the traffic: look at the link speed and the peer's pause frames.";
+    HandoverFull = "handover-full":
+        "The ring to the worker that owns the flow is full.",
+        "That worker is overloaded: look at fullgatectl show workers.";
+    HopLimitInternal = "handover-loop":
+        "A packet was handed over twice; its owner is not agreed on.",
+        "Steering changed while the packet was in flight; harmless if rare.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::DropReason;
+
+    #[test]
+    fn names_are_unique_and_kebab_case() {
+        let mut seen = std::collections::HashSet::new();
+        for reason in DropReason::ALL {
+            assert!(seen.insert(reason.name()), "{} twice", reason.name());
+            assert!(
+                reason
+                    .name()
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            );
+        }
+    }
+
+    #[test]
+    fn documentation_has_a_line_for_each() {
+        let page = include_str!("../../docs/drops.md");
+        for reason in DropReason::ALL {
+            let row = format!("| `{}` | {} | {} |", reason.name(), reason.meaning(), reason.remedy());
+            assert!(page.contains(&row), "docs/drops.md lacks the row:\n{row}");
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Things the gateway did that an operator wants to see counted, and that are
+//! not the drop of a packet.
+
+macro_rules! events {
+    ($($variant:ident = $name:literal : $meaning:literal;)*) => {
+        /// Something a worker did.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        #[repr(u8)]
+        pub enum Event {
+            $(#[doc = $meaning] $variant,)*
+        }
+
+        impl Event {
+            /// All events, in the order of their counters.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            /// Number of events.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The name in the CLI, the metrics and the documentation.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// What happened, one sentence.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => $meaning,)* }
+            }
+        }
+    };
+}
+
+events! {
+    ResetUnknownClient = "reset-unknown-client":
+        "RST to a client whose segment matched no connection.";
+    ResetUnknownServer = "reset-unknown-server":
+        "RST to a real server whose segment matched no connection.";
+    ResetRefused = "reset-refused":
+        "RST to a client whose connection could not be made (no service, server, local port or room).";
+    ResetIdle = "reset-idle":
+        "RST to one end of a connection that idled out.";
+    ResetServerGone = "reset-server-gone":
+        "RST to one end of a connection whose real server was removed or is down.";
+    ResetReplaced = "reset-replaced":
+        "RST to a real server whose connection the client replaced by a new one.";
+    ResetAbandoned = "reset-abandoned":
+        "RST to a real server that answered after its connection had moved elsewhere.";
+    ResetWithheld = "reset-withheld":
+        "A RST not sent because of the rate limit.";
+    IcmpSent = "icmp-sent":
+        "ICMP errors the gateway sent.";
+    IcmpWithheld = "icmp-withheld":
+        "ICMP errors not sent because of the rate limit.";
+    IcmpTranslated = "icmp-translated":
+        "ICMP errors translated and passed on.";
+    EchoReplies = "echo-replies":
+        "Pings to our addresses answered.";
+    ClientPortReused = "client-port-reused":
+        "New connections begun on the client port of one that was over or half-closed.";
+    LocalPortStolen = "local-port-stolen":
+        "Local ports re-used before their rest, with sequence numbers moved.";
+    SynMoved = "syn-moved":
+        "Held SYNs sent to another real server because the first did not answer.";
+    SynReplayed = "syn-replayed":
+        "Held SYNs replayed as a new connection after the old one was reset.";
+    SynHoldFull = "syn-hold-full":
+        "SYNs not held because the store was full.";
+    StaleServer = "stale-server":
+        "Real servers that answered a SYN out of an old connection; reset and asked again.";
+    SynOnEstablished = "syn-on-established":
+        "SYNs with a new sequence number on an established connection.";
+    ServerRefused = "server-refused":
+        "Connections a real server answered with RST.";
+    HalfOpenEvicted = "half-open-evicted":
+        "Half-open connections given up because the table was full.";
+    RestingEvicted = "resting-evicted":
+        "Finished connections given up early because the table was full.";
+    IdledOut = "idled-out":
+        "Connections ended by their idle timeout.";
+    ArpRequests = "arp-requests":
+        "ARP requests sent.";
+    ArpReplies = "arp-replies":
+        "ARP replies sent.";
+    NeighborHeld = "neighbor-held":
+        "Packets that waited for a next hop and were sent.";
+    Fragmented = "fragments-forwarded":
+        "IP fragments forwarded with the mapping of their first fragment.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Event;
+
+    #[test]
+    fn names_are_unique() {
+        let names: std::collections::HashSet<_> = Event::ALL.iter().map(|e| e.name()).collect();
+        assert_eq!(names.len(), Event::COUNT);
+    }
+}

@@ -1,0 +1,165 @@
+//! What the management core and a worker say to each other, over bounded
+//! lock-free rings. A worker allocates and frees nothing: whatever a command
+//! brought goes back in a reply and is freed on the management core.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use crossbeam::queue::ArrayQueue;
+
+use crate::conntrack::entry::Entry;
+use crate::ids::{PortIx, ServerIx, ServiceIx, SetIx};
+use crate::service::snapshot::Snapshot;
+use crate::snat::ports::PortSet;
+use crate::time::Millis;
+use crate::wire::ethernet::MacAddr;
+
+/// Management core → worker.
+#[derive(Debug)]
+pub enum Command {
+    /// Put a new snapshot in force.
+    Apply(Box<Update>),
+    /// A MAC address another worker learned.
+    Neighbor(Learned),
+    /// Copy matching connections out.
+    Scan(Box<Scan>),
+    /// Leave the loop.
+    Stop,
+}
+
+/// A new snapshot and what it needs.
+#[derive(Debug)]
+pub struct Update {
+    /// The snapshot. After the worker has taken it, the one it replaced.
+    pub snapshot: Arc<Snapshot>,
+    /// Port sets that are new. After the worker has taken them, empty.
+    pub new_sets: Vec<(SetIx, Box<PortSet>)>,
+    /// Port sets no longer wanted. The worker moves those without a port in
+    /// use into `returned`; the others stay, and are asked for again.
+    pub unwanted_sets: Vec<SetIx>,
+    /// Port sets given back; has room for all of `unwanted_sets`.
+    pub returned_sets: Vec<(SetIx, Box<PortSet>)>,
+}
+
+/// A next hop's MAC address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Learned {
+    /// Where it was heard.
+    pub port: PortIx,
+    /// Whose it is.
+    pub addr: Ipv4Addr,
+    /// What it is; `None` when it stopped answering.
+    pub mac: Option<MacAddr>,
+}
+
+/// A bounded copy of connections. The worker walks its table a few hundred
+/// slots between bursts, so a scan of a large table delays no packet.
+#[derive(Debug)]
+pub struct Scan {
+    /// Which ones.
+    pub filter: Filter,
+    /// Those found, in table order; the walk ends when it is full.
+    pub found: Vec<Entry>,
+    /// Most to find; `found` has room for them.
+    pub limit: usize,
+    /// Next slot to look at; the walk begins at 0.
+    pub cursor: u32,
+    /// The worker's time when the walk ended.
+    pub now: Millis,
+}
+
+/// A condition on connections; absent parts match everything.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Filter {
+    pub client: Option<Ipv4Addr>,
+    pub client_port: Option<u16>,
+    pub vip: Option<Ipv4Addr>,
+    pub vip_port: Option<u16>,
+    pub local: Option<Ipv4Addr>,
+    pub local_port: Option<u16>,
+    pub server: Option<Ipv4Addr>,
+    pub server_port: Option<u16>,
+    pub protocol: Option<u8>,
+    pub state: Option<crate::conntrack::entry::State>,
+}
+
+impl Filter {
+    /// Whether `entry` meets every part.
+    pub fn matches(&self, entry: &Entry) -> bool {
+        fn meets<T: PartialEq>(wanted: Option<T>, value: T) -> bool {
+            wanted.is_none_or(|wanted| wanted == value)
+        }
+        meets(self.client, entry.client)
+            && meets(self.client_port, entry.client_port)
+            && meets(self.vip, entry.vip)
+            && meets(self.vip_port, entry.vip_port)
+            && meets(self.local, entry.local)
+            && meets(self.local_port, entry.local_port)
+            && meets(self.server, entry.server_addr)
+            && meets(self.server_port, entry.server_port)
+            && meets(self.protocol, entry.protocol)
+            && meets(self.state, entry.state)
+    }
+}
+
+/// Worker → management core.
+#[derive(Debug)]
+pub enum Reply {
+    /// The update is in force; everything in it is to be freed.
+    Applied(Box<Update>),
+    /// The scan is complete.
+    Scanned(Box<Scan>),
+    /// A MAC address was learned or lost.
+    Neighbor(Learned),
+    /// A real server answered a SYN with RST or not in time.
+    ServerFailed(ServerIx),
+    /// A real server completed a handshake after it had failed.
+    ServerAnswered(ServerIx),
+    /// A condition worth a log line, at most one of each kind a second.
+    Notice(Notice),
+    /// The worker has left its loop.
+    Stopped,
+}
+
+/// Conditions worth a log line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Notice {
+    /// All local ports towards a server are in use.
+    NoLocalPort(ServerIx),
+    /// The connection table is full.
+    TableFull,
+    /// A service has no usable server.
+    NoServer(ServiceIx),
+}
+
+/// Most commands a worker takes between two bursts.
+pub const COMMANDS_PER_POLL: usize = 4;
+
+/// Replies that found the ring full and wait in the worker.
+pub type Backlog = ArrayVec<Reply, 64>;
+
+/// Both rings between the management core and one worker.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// Management core → worker.
+    pub commands: Arc<ArrayQueue<Command>>,
+    /// Worker → management core.
+    pub replies: Arc<ArrayQueue<Reply>>,
+}
+
+impl Link {
+    /// Empty rings.
+    pub fn new() -> Self {
+        Self {
+            commands: Arc::new(ArrayQueue::new(1024)),
+            replies: Arc::new(ArrayQueue::new(4096)),
+        }
+    }
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self::new()
+    }
+}
