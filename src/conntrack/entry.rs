@@ -160,7 +160,10 @@ impl State {
     /// The connection is over; a new SYN of its client starts another one.
     #[inline(always)]
     pub const fn is_over(self) -> bool {
-        matches!(self, Self::Closing | Self::TimeWait | Self::Closed | Self::Resting)
+        matches!(
+            self,
+            Self::Closing | Self::TimeWait | Self::Closed | Self::Resting
+        )
     }
 }
 

@@ -67,11 +67,27 @@ mod tests {
     fn the_longest_prefix_wins() {
         let gateway = Ipv4Addr::new(10, 0, 0, 254);
         let routes = Routes::new(vec![
-            Route { to: net("0.0.0.0/0"), via: Some(gateway), port: PortIx(0) },
-            Route { to: net("10.0.0.0/24"), via: None, port: PortIx(0) },
-            Route { to: net("10.0.0.128/25"), via: None, port: PortIx(1) },
+            Route {
+                to: net("0.0.0.0/0"),
+                via: Some(gateway),
+                port: PortIx(0),
+            },
+            Route {
+                to: net("10.0.0.0/24"),
+                via: None,
+                port: PortIx(0),
+            },
+            Route {
+                to: net("10.0.0.128/25"),
+                via: None,
+                port: PortIx(1),
+            },
         ]);
-        let hop = |addr: [u8; 4]| routes.lookup(addr.into()).map(|hop| (hop.port.0, hop.addr.octets()));
+        let hop = |addr: [u8; 4]| {
+            routes
+                .lookup(addr.into())
+                .map(|hop| (hop.port.0, hop.addr.octets()))
+        };
         assert_eq!(hop([10, 0, 0, 1]), Some((0, [10, 0, 0, 1])));
         assert_eq!(hop([10, 0, 0, 200]), Some((1, [10, 0, 0, 200])));
         assert_eq!(hop([8, 8, 8, 8]), Some((0, [10, 0, 0, 254])));

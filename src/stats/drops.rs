@@ -178,7 +178,12 @@ mod tests {
     fn documentation_has_a_line_for_each() {
         let page = include_str!("../../docs/drops.md");
         for reason in DropReason::ALL {
-            let row = format!("| `{}` | {} | {} |", reason.name(), reason.meaning(), reason.remedy());
+            let row = format!(
+                "| `{}` | {} | {} |",
+                reason.name(),
+                reason.meaning(),
+                reason.remedy()
+            );
             assert!(page.contains(&row), "docs/drops.md lacks the row:\n{row}");
         }
     }
