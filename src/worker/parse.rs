@@ -1,0 +1,168 @@
+//! The first look at a frame: what it is and where its headers are, as a small
+//! descriptor. No copies; the bytes stay where they are.
+//!
+//! Lengths are checked here once. Code behind the descriptor may rely on the
+//! transport header lying in the contiguous bytes, yet still goes through
+//! checked accessors, so that a mistake here is a counted drop and no panic.
+
+use std::net::Ipv4Addr;
+
+use crate::conntrack::entry::proto;
+use crate::io::{ChecksumStatus, PacketBuf};
+use crate::stats::DropReason;
+use crate::wire::ethernet::MacAddr;
+
+/// Length of an untagged Ethernet header: offset of the IP header.
+pub const L3: usize = 14;
+
+const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
+const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
+const ETHERTYPE_VLAN: [u8; 2] = [0x81, 0x00];
+const ETHERTYPE_QINQ: [u8; 2] = [0x88, 0xa8];
+
+/// Where things are in an IPv4 packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Packet {
+    /// Source address.
+    pub src: Ipv4Addr,
+    /// Destination address.
+    pub dst: Ipv4Addr,
+    /// Source port, host byte order; 0 where there is none.
+    pub src_port: u16,
+    /// Destination port, host byte order; 0 where there is none.
+    pub dst_port: u16,
+    /// Length of the IP packet in bytes, header included.
+    pub ip_len: u16,
+    /// Offset of the transport header in the frame.
+    pub l4: u16,
+    /// IP protocol.
+    pub protocol: u8,
+}
+
+/// What a frame turned out to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Parsed {
+    /// TCP or UDP with whole headers.
+    Flow(Packet),
+    /// An ICMP message.
+    Icmp(Packet),
+    /// ARP.
+    Arp,
+    /// A fragment; ports are read only from a first one.
+    Fragment(Packet),
+    /// An IPv4 packet of another protocol.
+    OtherProtocol(Packet),
+    /// Goes no further.
+    Drop(DropReason),
+}
+
+/// Looks at a frame received on a port with MAC address `mac`.
+#[inline]
+pub fn parse<B: PacketBuf>(buf: &B, mac: MacAddr) -> Parsed {
+    let bytes = buf.bytes();
+    let Some(ethernet) = bytes.first_chunk::<L3>() else {
+        return Parsed::Drop(DropReason::EthernetShort);
+    };
+    if ethernet[..6] != mac.0 && ethernet[0] & 1 == 0 {
+        return Parsed::Drop(DropReason::NotForUs);
+    }
+    match [ethernet[12], ethernet[13]] {
+        ETHERTYPE_IPV4 => parse_ipv4(bytes, buf.total_len(), buf.ipv4_checksum()),
+        ETHERTYPE_ARP => Parsed::Arp,
+        ETHERTYPE_VLAN | ETHERTYPE_QINQ => Parsed::Drop(DropReason::VlanTagged),
+        _ => Parsed::Drop(DropReason::EtherTypeUnsupported),
+    }
+}
+
+#[inline]
+fn parse_ipv4(bytes: &[u8], total_len: usize, checksum: ChecksumStatus) -> Parsed {
+    let Some(ip) = bytes.get(L3..).and_then(|rest| rest.first_chunk::<20>()) else {
+        return Parsed::Drop(DropReason::Ipv4Malformed);
+    };
+    let header_len = usize::from(ip[0] & 0xf) * 4;
+    let ip_len = u16::from_be_bytes([ip[2], ip[3]]);
+    let l4 = L3 + header_len;
+    if ip[0] >> 4 != 4
+        || header_len < 20
+        || usize::from(ip_len) < header_len
+        || usize::from(ip_len) > total_len - L3
+        || bytes.len() < l4
+    {
+        return Parsed::Drop(DropReason::Ipv4Malformed);
+    }
+    match checksum {
+        ChecksumStatus::Good => {}
+        ChecksumStatus::Bad => return Parsed::Drop(DropReason::Ipv4Checksum),
+        ChecksumStatus::Unknown => {
+            if !header_verifies(&bytes[L3..l4]) {
+                return Parsed::Drop(DropReason::Ipv4Checksum);
+            }
+        }
+    }
+    // RFC 1122 §3.2.1.3: no host sends from these.
+    if matches!(ip[12], 0 | 127 | 224..=255) {
+        return Parsed::Drop(DropReason::Ipv4Martian);
+    }
+    let mut packet = Packet {
+        src: Ipv4Addr::new(ip[12], ip[13], ip[14], ip[15]),
+        dst: Ipv4Addr::new(ip[16], ip[17], ip[18], ip[19]),
+        src_port: 0,
+        dst_port: 0,
+        ip_len,
+        l4: l4 as u16,
+        protocol: ip[9],
+    };
+    // More-fragments or an offset (RFC 791 §3.1).
+    if u16::from_be_bytes([ip[6], ip[7]]) & 0x3fff != 0 {
+        return Parsed::Fragment(packet);
+    }
+    let transport_len = usize::from(ip_len) - header_len;
+    let transport = &bytes[l4..];
+    match packet.protocol {
+        proto::TCP => {
+            let Some(tcp) = transport.first_chunk::<20>() else {
+                return Parsed::Drop(DropReason::TcpMalformed);
+            };
+            let data_offset = usize::from(tcp[12] >> 4) * 4;
+            if data_offset < 20 || data_offset > transport_len || data_offset > transport.len() {
+                return Parsed::Drop(DropReason::TcpMalformed);
+            }
+            packet.src_port = u16::from_be_bytes([tcp[0], tcp[1]]);
+            packet.dst_port = u16::from_be_bytes([tcp[2], tcp[3]]);
+            Parsed::Flow(packet)
+        }
+        proto::UDP => {
+            let Some(udp) = transport.first_chunk::<8>() else {
+                return Parsed::Drop(DropReason::UdpMalformed);
+            };
+            let udp_len = usize::from(u16::from_be_bytes([udp[4], udp[5]]));
+            if udp_len < 8 || udp_len > transport_len {
+                return Parsed::Drop(DropReason::UdpMalformed);
+            }
+            packet.src_port = u16::from_be_bytes([udp[0], udp[1]]);
+            packet.dst_port = u16::from_be_bytes([udp[2], udp[3]]);
+            Parsed::Flow(packet)
+        }
+        proto::ICMP => {
+            if transport_len < 8 || transport.len() < 8 {
+                return Parsed::Drop(DropReason::IcmpMalformed);
+            }
+            Parsed::Icmp(packet)
+        }
+        _ => Parsed::OtherProtocol(packet),
+    }
+}
+
+/// RFC 1071 over the header; its words are added as they lie in memory.
+#[inline(always)]
+fn header_verifies(header: &[u8]) -> bool {
+    let mut sum = 0u64;
+    for word in header.chunks_exact(4) {
+        sum += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
+    }
+    sum = (sum & 0xffff_ffff) + (sum >> 32);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum == 0xffff
+}
