@@ -1,0 +1,144 @@
+//! A set of small integers that finds its next member in constant time at any
+//! fill: a bitmap, above it a bitmap of the words that have members, above
+//! that one word more. Three levels of 64 reach 262,144.
+//!
+//! Bits are stored XORed with `FLIP`, so that all-zero memory is the full set
+//! where `FLIP` is all ones, and the empty set where it is zero. Creating
+//! either writes next to nothing: the operating system's zero pages serve
+//! until an index is first touched.
+
+/// The set that zeroed memory makes full.
+pub(super) type InitiallyFull = IndexSet<{ u64::MAX }>;
+/// The set that zeroed memory makes empty.
+pub(super) type InitiallyEmpty = IndexSet<0>;
+
+/// Most indices: what three levels reach.
+pub(super) const MAX_LEN: u32 = 64 * 64 * 64;
+
+/// Integers from 0 to a fixed length.
+#[derive(Debug)]
+pub(super) struct IndexSet<const FLIP: u64> {
+    /// The bitmap; from `middle` on, the bitmap of its words that have members.
+    words: Box<[u64]>,
+    middle: usize,
+    /// The middle words that have members; never flipped.
+    top: u64,
+}
+
+/// The bits of `word` from position `bit` on.
+#[inline(always)]
+const fn from_bit(word: u64, bit: usize) -> u64 {
+    word & (u64::MAX << (bit % 64))
+}
+
+impl<const FLIP: u64> IndexSet<FLIP> {
+    /// Room for indices below `len`, which is at most [`MAX_LEN`].
+    pub(super) fn new(len: u32) -> Self {
+        assert!(len <= MAX_LEN, "{len} indices");
+        let len = len as usize;
+        let middle = len.div_ceil(64).max(1);
+        let mut set = Self {
+            words: vec![0; middle + middle.div_ceil(64)].into(),
+            middle,
+            top: 0,
+        };
+        if FLIP != 0 {
+            set.cut(len);
+        }
+        set
+    }
+
+    /// Removes what the last words of a full set hold beyond its end.
+    fn cut(&mut self, len: usize) {
+        let below = |end: usize| u64::MAX.checked_shr(64 - end as u32).unwrap_or(0);
+        let last = self.middle - 1;
+        self.put(last, below(len - last * 64));
+        let (words, last) = (len.div_ceil(64), last / 64);
+        self.put(self.middle + last, below(words - last * 64));
+        self.top = below(words.div_ceil(64));
+    }
+
+    #[inline(always)]
+    fn get(&self, word: usize) -> u64 {
+        self.words[word] ^ FLIP
+    }
+
+    #[inline(always)]
+    fn put(&mut self, word: usize, members: u64) {
+        self.words[word] = members ^ FLIP;
+    }
+
+    /// Whether `index` is a member.
+    #[inline]
+    pub(super) fn contains(&self, index: u32) -> bool {
+        self.get(index as usize / 64) & 1 << (index % 64) != 0
+    }
+
+    /// Makes `index` a member; whether it was none.
+    #[inline]
+    pub(super) fn insert(&mut self, index: u32) -> bool {
+        let (word, bit) = (index as usize / 64, 1 << (index % 64));
+        let members = self.get(word);
+        self.put(word, members | bit);
+        if members == 0 {
+            let (middle, bit) = (self.middle + word / 64, 1 << (word % 64));
+            self.put(middle, self.get(middle) | bit);
+            self.top |= 1 << (word / 64);
+        }
+        members & bit == 0
+    }
+
+    /// Makes `index` no member; whether it was one.
+    #[inline]
+    pub(super) fn remove(&mut self, index: u32) -> bool {
+        let (word, bit) = (index as usize / 64, 1 << (index % 64));
+        let members = self.get(word);
+        self.put(word, members & !bit);
+        if members == bit {
+            let middle = self.middle + word / 64;
+            let words = self.get(middle) & !(1 << (word % 64));
+            self.put(middle, words);
+            if words == 0 {
+                self.top &= !(1 << (word / 64));
+            }
+        }
+        members & bit != 0
+    }
+
+    /// The first member from `index` on; after the last, from 0 on.
+    #[inline]
+    pub(super) fn next_cyclic(&self, index: u32) -> Option<u32> {
+        self.next(index).or_else(|| self.next(0))
+    }
+
+    /// The first member from `index` on.
+    #[inline]
+    fn next(&self, index: u32) -> Option<u32> {
+        let word = index as usize / 64;
+        let members = from_bit(self.get(word), index as usize);
+        if members != 0 {
+            return Some(word as u32 * 64 + members.trailing_zeros());
+        }
+        let word = self.next_word(word + 1)?;
+        Some(word as u32 * 64 + self.get(word).trailing_zeros())
+    }
+
+    /// The first word from `word` on that has members.
+    fn next_word(&self, word: usize) -> Option<usize> {
+        let group = word / 64;
+        if self.middle + group < self.words.len() {
+            let words = from_bit(self.get(self.middle + group), word);
+            if words != 0 {
+                return Some(group * 64 + words.trailing_zeros() as usize);
+            }
+        }
+        // Where `group` is the last there can be, nothing comes after it.
+        let groups = self.top & u64::MAX.checked_shl(group as u32 + 1).unwrap_or(0);
+        if groups == 0 {
+            return None;
+        }
+        let group = groups.trailing_zeros() as usize;
+        let words = self.get(self.middle + group);
+        Some(group * 64 + words.trailing_zeros() as usize)
+    }
+}
