@@ -1,3 +1,291 @@
-//! (skeleton)
+//! One polling worker: owns its shard of everything on the packet path.
+//!
+//! Read `path` for a packet's life from receive to send. Around it:
+//!
+//! ```text
+//! parse    what a frame is             open    a new connection
+//! path     look up, decide, translate  close   state changes, timers, sweeps
+//! out      next hop, transmit buffers  answer  resets and ICMP of our own
+//! link     ARP                         icmp    pings and translated errors
+//! hold     SYNs kept for a second try  health  servers that fail SYNs
+//! command  what the management core asks for
+//! ```
+//!
+//! A worker never allocates from the heap after it was made, locks, makes a
+//! system call, reads a clock or logs. Time comes as an argument; what it wants
+//! to tell goes into a ring.
 #![deny(unsafe_code)]
+
+mod answer;
+mod close;
+mod command;
+mod health;
+mod hold;
+mod icmp;
+mod link;
 pub mod message;
+mod open;
+mod out;
+pub mod parse;
+mod path;
+
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use crossbeam::queue::ArrayQueue;
+
+use crate::conntrack::isn::IsnSecret;
+use crate::conntrack::table::ConnTable;
+use crate::ids::{PortIx, SetIx, WorkerIx};
+use crate::io::{BurstIo, TX_BURST};
+use crate::nat::rate::RateLimit;
+use crate::neighbor::Neighbors;
+use crate::service::schedule::Cursor;
+use crate::service::snapshot::Snapshot;
+use crate::snat::ports::PortSet;
+use crate::stats::WorkerStats;
+use crate::time::Millis;
+use crate::wire::ethernet::MacAddr;
+
+use close::Sweep;
+use health::Health;
+use hold::HeldSyns;
+use message::{Backlog, Link, Scan, Update};
+
+/// The time of one poll round.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Now {
+    /// For timers.
+    pub ms: Millis,
+    /// For load accounting: TSC cycles.
+    pub tsc: u64,
+}
+
+/// A packet on its way to the worker that owns its flow.
+#[derive(Debug)]
+pub struct HandedOver<B> {
+    /// Where it was received.
+    pub port: PortIx,
+    /// The packet as it was received.
+    pub packet: B,
+}
+
+/// The rings between the workers. Each has one writer and one reader.
+#[derive(Debug)]
+pub struct Handover<B> {
+    /// To each worker, by its index; one's own is not used.
+    pub to: Vec<Arc<ArrayQueue<HandedOver<B>>>>,
+    /// From each worker.
+    pub from: Vec<Arc<ArrayQueue<HandedOver<B>>>>,
+}
+
+impl<B> Handover<B> {
+    /// The rings of `workers` workers with room for `depth` packets each.
+    pub fn mesh(workers: usize, depth: usize) -> Vec<Self> {
+        let rings: Vec<Vec<_>> = (0..workers)
+            .map(|_| (0..workers).map(|_| Arc::new(ArrayQueue::new(depth))).collect())
+            .collect();
+        (0..workers)
+            .map(|me| Self {
+                to: rings[me].clone(),
+                from: rings.iter().map(|row| Arc::clone(&row[me])).collect(),
+            })
+            .collect()
+    }
+}
+
+/// What a worker is made of.
+#[derive(Debug)]
+pub struct Setup<B> {
+    /// Which worker.
+    pub ix: WorkerIx,
+    /// Its connection table.
+    pub table: ConnTable,
+    /// SYNs it can hold.
+    pub held_syns: usize,
+    /// Next hops it can know.
+    pub neighbors: usize,
+    /// Service slots.
+    pub max_services: usize,
+    /// Real server slots.
+    pub max_servers: usize,
+    /// Local-port set slots.
+    pub max_sets: usize,
+    /// Its counters.
+    pub stats: Arc<WorkerStats>,
+    /// Its rings to and from the management core.
+    pub link: Link,
+    /// Its rings to and from the other workers.
+    pub handover: Handover<B>,
+    /// Keys the initial sequence numbers it makes up.
+    pub isn_secret: IsnSecret,
+}
+
+/// What the packet path wants of a port, without a look into the snapshot.
+#[derive(Clone, Copy, Debug)]
+struct PortFacts {
+    mac: MacAddr,
+    mtu: u16,
+}
+
+/// One worker. See the module's head.
+#[derive(Debug)]
+pub struct Worker<Io: BurstIo> {
+    ix: WorkerIx,
+    io: Io,
+    snapshot: Arc<Snapshot>,
+    table: ConnTable,
+    sets: Vec<Option<Box<PortSet>>>,
+    cursors: Vec<Cursor>,
+    health: Vec<Health>,
+    neighbors: Neighbors<Io::Buf>,
+    held: HeldSyns,
+    tx: Vec<ArrayVec<Io::Buf, TX_BURST>>,
+    ports: Vec<PortFacts>,
+    min_mtu: u16,
+    /// Flows not ours are handed over as they are received (software steering
+    /// with more than one worker).
+    steers: bool,
+    stats: Arc<WorkerStats>,
+    link: Link,
+    backlog: Backlog,
+    handover: Handover<Io::Buf>,
+    reset_limit: RateLimit,
+    sweep_limit: RateLimit,
+    icmp_limit: RateLimit,
+    isn_secret: IsnSecret,
+    /// Counts connections, to take local addresses in turn.
+    turn: usize,
+    sweep: Sweep,
+    scan: Option<Box<Scan>>,
+    /// Next address to announce; see `link`.
+    announce: usize,
+    announce_since: u64,
+    /// Where eviction looks next.
+    evict_cursor: u32,
+    now: Millis,
+    ticked: Millis,
+    last_tsc: u64,
+    was_busy: bool,
+    stopping: bool,
+}
+
+impl<Io: BurstIo> Worker<Io> {
+    /// A worker with its first snapshot, which goes back through the link like
+    /// every other.
+    pub fn new(setup: Setup<Io::Buf>, io: Io, first: Box<Update>, now: Now) -> Self {
+        let limits = first.snapshot.limits;
+        let mut worker = Self {
+            ix: setup.ix,
+            tx: (0..io.ports()).map(|_| ArrayVec::new()).collect(),
+            ports: Vec::with_capacity(io.ports()),
+            io,
+            snapshot: Arc::clone(&first.snapshot),
+            table: setup.table,
+            sets: (0..setup.max_sets).map(|_| None).collect(),
+            cursors: (0..setup.max_services)
+                .map(|_| Cursor::starting_at(u32::from(setup.ix.0)))
+                .collect(),
+            health: vec![Health::default(); setup.max_servers],
+            neighbors: Neighbors::new(setup.neighbors),
+            held: HeldSyns::new(setup.held_syns),
+            min_mtu: 0,
+            steers: false,
+            stats: setup.stats,
+            link: setup.link,
+            backlog: Backlog::new(),
+            handover: setup.handover,
+            reset_limit: RateLimit::new(limits.resets_per_second, limits.resets_per_second, now.ms),
+            sweep_limit: RateLimit::new(limits.resets_per_second, limits.resets_per_second, now.ms),
+            icmp_limit: RateLimit::new(limits.icmp_per_second, limits.icmp_per_second, now.ms),
+            isn_secret: setup.isn_secret,
+            turn: usize::from(setup.ix.0),
+            sweep: Sweep::default(),
+            scan: None,
+            announce: 0,
+            announce_since: 0,
+            evict_cursor: 0,
+            now: now.ms,
+            ticked: now.ms,
+            last_tsc: now.tsc,
+            was_busy: false,
+            stopping: false,
+        };
+        worker.apply(first);
+        worker
+    }
+
+    /// One round: commands, a burst from every port, what other workers handed
+    /// over, timers and other background work in bounded portions, transmit.
+    /// Returns how much there was to do; 0 means idle.
+    #[inline]
+    pub fn poll(&mut self, now: Now) -> usize {
+        self.account(now);
+        self.now = now.ms;
+        let mut work = self.commands();
+        let mut packets = 0;
+        for port in 0..self.tx.len() {
+            packets += self.burst(PortIx(port as u8));
+        }
+        packets += self.handed_over();
+        work += self.background();
+        self.flush();
+        self.was_busy = packets + work > 0;
+        packets + work
+    }
+
+    /// Whether the management core asked the worker to leave its loop.
+    pub fn stopping(&self) -> bool {
+        self.stopping
+    }
+
+    /// The packet source and sink.
+    pub fn io_mut(&mut self) -> &mut Io {
+        &mut self.io
+    }
+
+    /// The connection table, for tests and the benchmark.
+    pub fn table(&self) -> &ConnTable {
+        &self.table
+    }
+
+    /// Cycles since the last round belong to that round: a busy one if it
+    /// found something to do.
+    #[inline(always)]
+    fn account(&mut self, now: Now) {
+        let cycles = now.tsc.wrapping_sub(self.last_tsc);
+        self.last_tsc = now.tsc;
+        self.stats.polls.add(1);
+        self.stats.cycles.add(cycles);
+        if self.was_busy {
+            self.stats.busy_polls.add(1);
+            self.stats.busy_cycles.add(cycles);
+        }
+    }
+
+    /// Everything that is not a packet, a bounded portion of each.
+    #[inline]
+    fn background(&mut self) -> usize {
+        let mut work = self.timers();
+        work += self.sweep();
+        work += self.scan();
+        if self.ticked != self.now {
+            self.ticked = self.now;
+            self.tick();
+        }
+        work
+    }
+
+    /// Once a millisecond.
+    fn tick(&mut self) {
+        self.tend_neighbors();
+        self.announce();
+        self.stats.connections.set(self.table.len() as u64);
+        self.stats.pending.set(self.neighbors.waiting() as u64);
+        self.stats.held_syns.set(self.held.len() as u64);
+    }
+
+    fn set(&mut self, set: SetIx) -> Option<&mut PortSet> {
+        self.sets.get_mut(set.ix())?.as_deref_mut()
+    }
+}

@@ -1,0 +1,316 @@
+//! How connections change state and end: timers, sweeps, eviction.
+
+use super::Worker;
+use crate::conntrack::entry::{Entry, State, flag, proto};
+use crate::conntrack::timeouts::{Timeouts, timeout_of};
+use crate::ids::{SetIx, SlotIx};
+use crate::io::BurstIo;
+use crate::service::snapshot::{Answer, Snapshot};
+use crate::stats::Event;
+use crate::time::Millis;
+
+/// Timers looked at between two bursts: some microseconds' work.
+const TIMERS_PER_POLL: u32 = 64;
+
+/// Table slots a sweep looks at between two bursts.
+const SWEEP_PER_POLL: u32 = 256;
+
+/// Table slots eviction looks at for a connection that may go.
+const EVICT_REACH: u32 = 256;
+
+/// How long a RST of a sweep waits when its rate limit is reached, milliseconds.
+const LIMITED_MS: u32 = 20;
+
+/// A walk over the whole table after the configuration changed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sweep {
+    /// Next slot to look at; `None`: nothing to do.
+    cursor: Option<u32>,
+    /// Routes changed: next hops are looked up again.
+    hops: bool,
+    /// Servers went: their connections end.
+    servers: bool,
+}
+
+impl Sweep {
+    /// Starts a walk, or starts it over with more to do.
+    pub(super) fn start(&mut self, hops: bool, servers: bool) {
+        if hops || servers {
+            self.cursor = Some(0);
+            self.hops |= hops;
+            self.servers |= servers;
+        }
+    }
+}
+
+/// The timeouts of an entry's service; the defaults where the service is gone.
+pub(super) fn timeouts_of(snapshot: &Snapshot, entry: &Entry) -> Timeouts {
+    snapshot
+        .server(entry.server)
+        .and_then(|server| snapshot.service(server.service))
+        .map_or_else(Timeouts::default, |service| service.timeouts)
+}
+
+impl<Io: BurstIo> Worker<Io> {
+    /// Books a change of state: gauges, the port's rest, the timer.
+    pub(super) fn state_changed(&mut self, slot: SlotIx, before: State) {
+        let entry = self.table.get(slot);
+        let (state, set, port) = (entry.state, entry.set, entry.local_port);
+        if before.is_half_open() && !state.is_half_open() {
+            self.stats.half_open.sub(1);
+        }
+        if before == State::SynSent {
+            if state == State::SynReceived {
+                let server = entry.server;
+                self.server_answered(server);
+            }
+            self.release_syn(slot);
+        }
+        self.count_active(slot);
+        if rests(state) && !rests(before) {
+            if let Some(set) = self.set(set) {
+                let marked = set.mark_resting(port);
+                debug_assert!(marked.is_ok(), "{marked:?}");
+            }
+        }
+        self.arm(slot);
+    }
+
+    /// Brings the server's gauges in line with the entry's state.
+    pub(super) fn count_active(&mut self, slot: SlotIx) {
+        let entry = self.table.get_mut(slot);
+        let (counted, active) = (entry.has(flag::COUNTED_ACTIVE), entry.state.is_active());
+        if counted == active {
+            return;
+        }
+        entry.flags ^= flag::COUNTED_ACTIVE;
+        let counters = self.stats.server(entry.server);
+        let (up, down) = if active {
+            (&counters.active, &counters.inactive)
+        } else {
+            (&counters.inactive, &counters.active)
+        };
+        up.add(1);
+        down.sub(1);
+    }
+
+    /// Sets the timer of a connection by its state.
+    pub(super) fn arm(&mut self, slot: SlotIx) {
+        let deadline = self.deadline(self.table.get(slot));
+        self.table.arm(slot, deadline);
+    }
+
+    fn deadline(&self, entry: &Entry) -> Millis {
+        let timeouts = timeouts_of(&self.snapshot, entry);
+        let idle = entry.last_seen.plus(timeout_of(entry.state, &timeouts));
+        match self.retry_deadline(entry) {
+            Some(retry) if idle.reached(retry) => retry,
+            _ => idle,
+        }
+    }
+
+    /// The client has begun a new connection from the same port, or its SYN
+    /// goes elsewhere: the entry leaves the client side of the index and keeps
+    /// its local port while that rests.
+    pub(super) fn retire(&mut self, slot: SlotIx) {
+        self.release_syn(slot);
+        let entry = self.table.get(slot);
+        let before = entry.state;
+        if !before.is_over() && before != State::SynSent {
+            let entry = *entry;
+            self.reset_server(&entry, Event::ResetReplaced);
+        }
+        self.table.unlink_client(slot);
+        let entry = self.table.get_mut(slot);
+        entry.state = State::Resting;
+        entry.last_seen = self.now;
+        self.state_changed(slot, before);
+    }
+
+    /// Ends a connection with a RST to both ends, or without. The entry stays
+    /// for a while, to answer what is still on its way.
+    pub(super) fn end(&mut self, slot: SlotIx, resets: Option<Event>) {
+        let entry = *self.table.get(slot);
+        if entry.protocol != proto::TCP || entry.state.is_over() {
+            return self.remove(slot);
+        }
+        if let Some(event) = resets {
+            self.reset_client(&entry, event);
+            self.reset_server(&entry, event);
+        }
+        self.release_syn(slot);
+        let ended = self.table.get_mut(slot);
+        ended.state = State::Closed;
+        ended.last_seen = self.now;
+        self.state_changed(slot, entry.state);
+    }
+
+    /// Frees an entry and its local port.
+    pub(super) fn remove(&mut self, slot: SlotIx) {
+        let entry = self.table.get(slot);
+        let (set, port) = (entry.set, entry.local_port);
+        self.remove_keeping_port(slot);
+        self.give_back(set, port);
+    }
+
+    /// Frees an entry whose local port has gone on to another.
+    pub(super) fn remove_keeping_port(&mut self, slot: SlotIx) {
+        self.release_syn(slot);
+        let entry = self.table.get(slot);
+        if entry.state.is_half_open() {
+            self.stats.half_open.sub(1);
+        }
+        let counters = self.stats.server(entry.server);
+        if entry.has(flag::COUNTED_ACTIVE) {
+            counters.active.sub(1);
+        } else {
+            counters.inactive.sub(1);
+        }
+        self.table.remove(slot);
+    }
+
+    /// A local port is free again.
+    pub(super) fn give_back(&mut self, set: SetIx, port: u16) {
+        if let Some(set) = self.set(set) {
+            let released = set.release(port);
+            debug_assert!(released.is_ok(), "{released:?}");
+        }
+    }
+
+    /// Works off timers that are due.
+    pub(super) fn timers(&mut self) -> usize {
+        let mut budget = TIMERS_PER_POLL;
+        let mut work = 0;
+        while let Some(slot) = self.due(&mut budget) {
+            work += 1;
+            self.fire(slot);
+        }
+        work
+    }
+
+    fn due(&mut self, budget: &mut u32) -> Option<SlotIx> {
+        let snapshot = &self.snapshot;
+        let now = self.now;
+        self.table.pop_due(now, budget, |entry| {
+            // A held SYN's second attempt comes first; `fire` tells them apart.
+            if entry.state == State::SynSent {
+                return now;
+            }
+            entry
+                .last_seen
+                .plus(timeout_of(entry.state, &timeouts_of(snapshot, entry)))
+        })
+    }
+
+    fn fire(&mut self, slot: SlotIx) {
+        let entry = *self.table.get(slot);
+        if entry.state == State::SynSent {
+            let retry_due = self
+                .retry_deadline(&entry)
+                .is_some_and(|retry| self.now.reached(retry));
+            if retry_due {
+                self.server_failed(entry.server);
+                if self.can_move(slot) {
+                    return self.move_syn(slot);
+                }
+                // Nobody else to ask: the first server may still answer.
+                self.release_syn(slot);
+            }
+            let deadline = self.deadline(self.table.get(slot));
+            if !self.now.reached(deadline) {
+                return self.table.arm(slot, deadline);
+            }
+        }
+        self.expire(slot, &entry);
+    }
+
+    fn expire(&mut self, slot: SlotIx, entry: &Entry) {
+        if entry.protocol != proto::TCP || entry.state.is_over() {
+            return self.remove(slot);
+        }
+        let service = self
+            .snapshot
+            .server(entry.server)
+            .map(|server| server.service);
+        let resets = service
+            .and_then(|service| self.snapshot.service(service))
+            .is_none_or(|service| service.on_expire == Answer::Reset);
+        if resets && !self.sweep_limit.take(2, self.now) {
+            return self.table.arm(slot, self.now.plus(LIMITED_MS));
+        }
+        self.stats.event(Event::IdledOut).add(1);
+        if let Some(service) = service {
+            self.stats.service(service).idled_out.add(1);
+        }
+        self.end(slot, resets.then_some(Event::ResetIdle));
+    }
+
+    /// Goes on with the walk over the table, if one is under way.
+    pub(super) fn sweep(&mut self) -> usize {
+        let Some(from) = self.sweep.cursor else {
+            return 0;
+        };
+        let to = from
+            .saturating_add(SWEEP_PER_POLL)
+            .min(self.table.high_water());
+        for slot in from..to {
+            let slot = SlotIx(slot);
+            let entry = self.table.get_mut(slot);
+            if entry.state == State::Free {
+                continue;
+            }
+            if self.sweep.hops {
+                entry.client_hop = Entry::NO_NEIGHBOR;
+                entry.server_hop = Entry::NO_NEIGHBOR;
+            }
+            let (server, over) = (entry.server, entry.state.is_over());
+            let gone = self
+                .snapshot
+                .server(server)
+                .is_none_or(|server| !server.state.keeps_connections());
+            if self.sweep.servers && gone && !over {
+                if !self.sweep_limit.take(2, self.now) {
+                    self.sweep.cursor = Some(slot.0);
+                    return 1;
+                }
+                self.end(slot, Some(Event::ResetServerGone));
+            }
+        }
+        if to >= self.table.high_water() {
+            self.sweep = Sweep::default();
+        } else {
+            self.sweep.cursor = Some(to);
+        }
+        1
+    }
+
+    /// Makes room in a full table: the next connection, in table order from
+    /// where it last looked, that is half-open or over. One that is established
+    /// never goes. False where none was within reach.
+    pub(super) fn evict(&mut self) -> bool {
+        let end = self.table.high_water();
+        for _ in 0..EVICT_REACH.min(end) {
+            if self.evict_cursor >= end {
+                self.evict_cursor = 0;
+            }
+            let slot = SlotIx(self.evict_cursor);
+            self.evict_cursor += 1;
+            let state = self.table.get(slot).state;
+            if state.is_half_open() {
+                self.stats.event(Event::HalfOpenEvicted).add(1);
+            } else if rests(state) {
+                self.stats.event(Event::RestingEvicted).add(1);
+            } else {
+                continue;
+            }
+            self.remove(slot);
+            return true;
+        }
+        false
+    }
+}
+
+/// The connection is over, and a new one may take its local port if need be.
+fn rests(state: State) -> bool {
+    matches!(state, State::TimeWait | State::Closed | State::Resting)
+}

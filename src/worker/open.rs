@@ -1,0 +1,486 @@
+//! New connections: schedule, lend a local port, enter into the table; and
+//! second attempts with a held SYN.
+
+use std::net::Ipv4Addr;
+
+use super::Worker;
+use super::parse::{L3, Packet, Parsed, parse};
+use super::path::segment_of;
+use crate::conntrack::entry::{Direction, Entry, NIL, ServerTuple, State, flag};
+use crate::conntrack::isn::{self, Previous};
+use crate::conntrack::tcp::{self, Flags, Segment};
+use crate::ids::{PortIx, ServerIx, ServiceIx, SetIx, SlotIx};
+use crate::io::{BurstIo, PacketBuf};
+use crate::service::snapshot::ServerState;
+use crate::stats::{DropReason, Event};
+use crate::worker::message::{Notice, Reply};
+
+/// What is known of a connection to be made, beyond its first packet.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Opening {
+    /// The client's SYN with its options read; `None` for UDP.
+    syn: Option<Segment>,
+    /// SYNs sent to other servers for this connection before.
+    attempts: u8,
+    /// The server that failed the last attempt.
+    avoid: Option<ServerIx>,
+}
+
+impl From<Segment> for Opening {
+    fn from(syn: Segment) -> Self {
+        Self {
+            syn: Some(syn),
+            ..Self::default()
+        }
+    }
+}
+
+/// A local address and port lent to a connection.
+struct Lent {
+    local: Ipv4Addr,
+    port: u16,
+    set: SetIx,
+    /// The server may still hold this connection of the same tuple.
+    previous: Option<Previous>,
+}
+
+impl<Io: BurstIo> Worker<Io> {
+    /// Makes a connection for its first packet, and sends that.
+    pub(super) fn open(
+        &mut self,
+        packet: Io::Buf,
+        at: &Packet,
+        service_ix: ServiceIx,
+        port: PortIx,
+        opening: Opening,
+    ) {
+        let Some(server_ix) = self.pick(service_ix, at.src, opening.avoid) else {
+            self.stats.service(service_ix).no_server.add(1);
+            self.tell(Reply::Notice(Notice::NoServer(service_ix)));
+            return self.refuse(packet, at, DropReason::NoServer, Event::ResetRefused);
+        };
+        if self.table.len() >= self.table.capacity() && !self.evict() {
+            return self.refuse_full(packet, at, service_ix);
+        }
+        let Some(lent) = self.lend(server_ix, at.protocol) else {
+            self.stats.service(service_ix).no_local_port.add(1);
+            self.tell(Reply::Notice(Notice::NoLocalPort(server_ix)));
+            return self.refuse(packet, at, DropReason::NoLocalPort, Event::ResetRefused);
+        };
+        let Some(entry) = self.entry_for(at, server_ix, &lent, &opening) else {
+            self.give_back(lent.set, lent.port);
+            return self.discard(packet, DropReason::NoServer);
+        };
+        let Ok(slot) = self.table.insert(entry) else {
+            self.give_back(lent.set, lent.port);
+            return self.refuse_full(packet, at, service_ix);
+        };
+
+        let counters = self.stats.server(server_ix);
+        counters.connections.add(1);
+        counters.inactive.add(1);
+        if opening.syn.is_some() {
+            self.stats.half_open.add(1);
+            self.hold_syn(slot, &packet, at);
+        }
+        self.count_active(slot);
+        self.arm(slot);
+        self.forward(packet, at, slot, Direction::Forward, port);
+    }
+
+    fn refuse_full(&mut self, packet: Io::Buf, at: &Packet, service: ServiceIx) {
+        self.stats.service(service).table_full.add(1);
+        self.tell(Reply::Notice(Notice::TableFull));
+        self.refuse(packet, at, DropReason::TableFull, Event::ResetRefused);
+    }
+
+    /// The entry of a new connection.
+    fn entry_for(
+        &mut self,
+        at: &Packet,
+        server_ix: ServerIx,
+        lent: &Lent,
+        opening: &Opening,
+    ) -> Option<Entry> {
+        let server = self.snapshot.server(server_ix)?;
+        let mut entry = Entry {
+            client: at.src,
+            client_port: at.src_port,
+            vip: at.dst,
+            vip_port: at.dst_port,
+            local: lent.local,
+            local_port: lent.port,
+            server_addr: server.addr,
+            server_port: server.port,
+            protocol: at.protocol,
+            server: server_ix,
+            set: lent.set,
+            last_seen: self.now,
+            created: self.now,
+            attempts: opening.attempts.saturating_add(1),
+            state: State::UdpOneWay,
+            ..Entry::FREE
+        };
+        if let Some(syn) = &opening.syn {
+            if let Some(previous) = lent.previous {
+                let tuple = entry.server_tuple();
+                let moved = isn::after_previous(&self.isn_secret, &tuple, self.now, syn, previous);
+                entry.seq_delta = moved.seq_delta;
+                entry.ts_delta = moved.ts_delta;
+                entry.flags |= flag::TRANSLATE_SEQ | flag::TRANSLATE_TS;
+            }
+            tcp::open(&mut entry, syn);
+        }
+        Some(entry)
+    }
+
+    /// The service's next server: one that is up and did not just fail; where
+    /// all have failed, one that is up, since trying beats refusing.
+    fn pick(
+        &mut self,
+        service_ix: ServiceIx,
+        client: Ipv4Addr,
+        avoid: Option<ServerIx>,
+    ) -> Option<ServerIx> {
+        let snapshot = &self.snapshot;
+        let service = snapshot.service(service_ix)?;
+        let cursor = self.cursors.get_mut(service_ix.ix())?;
+        let (stats, health, now) = (&self.stats, &self.health, self.now);
+        let active = |server| stats.server(server).active.get();
+        let up = |server| {
+            snapshot
+                .server(server)
+                .is_some_and(|server| server.state == ServerState::Up)
+        };
+        let sound = |server: ServerIx| {
+            up(server)
+                && avoid != Some(server)
+                && health
+                    .get(server.ix())
+                    .is_none_or(|health| health.usable(now, avoid.is_some()))
+        };
+        service
+            .plan
+            .pick(cursor, client, active, sound)
+            .or_else(|| service.plan.pick(cursor, client, active, up))
+    }
+
+    /// A local port towards a server: a rested one of any local address, the
+    /// addresses taken in turn; else, for TCP, one whose connection is over.
+    fn lend(&mut self, server_ix: ServerIx, protocol: u8) -> Option<Lent> {
+        let locals = &self.snapshot.server(server_ix)?.locals;
+        let first = self.turn;
+        self.turn = self.turn.wrapping_add(1);
+        let nth = |i: usize| locals[first.wrapping_add(i) % locals.len()];
+        for i in 0..locals.len() {
+            let (local, set) = nth(i);
+            let lease = self
+                .sets
+                .get_mut(set.ix())
+                .and_then(|slot| slot.as_deref_mut()?.allocate());
+            if let Some(lease) = lease {
+                return Some(Lent {
+                    local,
+                    port: lease.into_port(),
+                    set,
+                    previous: None,
+                });
+            }
+        }
+        for i in 0..locals.len() {
+            let (local, set) = nth(i);
+            let lease = self
+                .sets
+                .get_mut(set.ix())
+                .and_then(|slot| slot.as_deref_mut()?.steal());
+            if let Some(lease) = lease {
+                let port = lease.into_port();
+                let previous = self.end_stolen(server_ix, local, port, protocol);
+                return Some(Lent {
+                    local,
+                    port,
+                    set,
+                    previous,
+                });
+            }
+        }
+        None
+    }
+
+    /// The entry that kept a stolen port goes; what the server may remember of
+    /// it stays.
+    fn end_stolen(
+        &mut self,
+        server_ix: ServerIx,
+        local: Ipv4Addr,
+        port: u16,
+        protocol: u8,
+    ) -> Option<Previous> {
+        self.stats.event(Event::LocalPortStolen).add(1);
+        let server = self.snapshot.server(server_ix)?;
+        let tuple = ServerTuple {
+            server: server.addr,
+            local,
+            server_port: server.port,
+            local_port: port,
+            protocol,
+        };
+        let slot = self.table.find_server(&tuple)?;
+        let entry = self.table.get(slot);
+        let previous = Previous {
+            next: entry.c_next.wrapping_add(entry.seq_delta),
+            ts: entry.has(flag::TS_SEEN).then_some(entry.last_ts),
+        };
+        self.remove_keeping_port(slot);
+        Some(previous)
+    }
+
+    /// Keeps a copy of a client's SYN with its connection.
+    pub(super) fn hold_syn(&mut self, slot: SlotIx, packet: &Io::Buf, at: &Packet) {
+        self.release_syn(slot);
+        let ip = packet
+            .bytes()
+            .get(L3..L3 + usize::from(at.ip_len))
+            .unwrap_or(&[]);
+        match self.held.hold(ip) {
+            Some(held) if !ip.is_empty() => {
+                let entry = self.table.get_mut(slot);
+                entry.held = held;
+                entry.flags |= flag::SYN_HELD;
+            }
+            Some(held) => self.held.release(held),
+            None => self.stats.event(Event::SynHoldFull).add(1),
+        }
+    }
+
+    /// The held SYN of a connection is not needed any more.
+    pub(super) fn release_syn(&mut self, slot: SlotIx) {
+        if let Some(held) = self.take_held(slot) {
+            self.held.release(held);
+        }
+    }
+
+    fn take_held(&mut self, slot: SlotIx) -> Option<u32> {
+        let entry = self.table.get_mut(slot);
+        if !entry.has(flag::SYN_HELD) {
+            return None;
+        }
+        entry.flags &= !flag::SYN_HELD;
+        Some(std::mem::replace(&mut entry.held, NIL))
+    }
+
+    /// Makes a packet of a held SYN, as if the client had sent it again.
+    fn unhold(&mut self, held: u32) -> Option<(Io::Buf, Packet)> {
+        let packet = self.packet_from_held(held);
+        self.held.release(held);
+        packet
+    }
+
+    fn packet_from_held(&mut self, held: u32) -> Option<(Io::Buf, Packet)> {
+        let Some(mut packet) = self.io.allocate() else {
+            self.stats.drop_counter(DropReason::NoBuffer).add(1);
+            return None;
+        };
+        let ip = self.held.get(held);
+        if !packet.set_len(L3 + ip.len()) {
+            return None;
+        }
+        let (ethernet, body) = packet.bytes_mut().split_at_mut(L3);
+        ethernet[..12].fill(0xff);
+        ethernet[12..].copy_from_slice(&[0x08, 0x00]);
+        body.copy_from_slice(ip);
+        match parse(&packet, crate::wire::ethernet::MacAddr::BROADCAST) {
+            Parsed::Flow(at) => Some((packet, at)),
+            _ => None,
+        }
+    }
+
+    /// Whether a half-open connection may be tried on another server: a copy of
+    /// its SYN is held, attempts are left, and there is another server.
+    pub(super) fn can_move(&mut self, slot: SlotIx) -> bool {
+        let entry = self.table.get(slot);
+        if entry.state != State::SynSent || !entry.has(flag::SYN_HELD) {
+            return false;
+        }
+        let (server, attempts) = (entry.server, entry.attempts);
+        let Some(service) = self
+            .snapshot
+            .server(server)
+            .and_then(|server| self.snapshot.service(server.service))
+        else {
+            return false;
+        };
+        let now = self.now;
+        attempts < service.syn_attempts
+            && service.plan.servers().any(|other| {
+                other != server
+                    && self
+                        .snapshot
+                        .server(other)
+                        .is_some_and(|other| other.state == ServerState::Up && other.weight > 0)
+                    && self
+                        .health
+                        .get(other.ix())
+                        .is_none_or(|health| health.usable(now, true))
+            })
+    }
+
+    /// Sends a half-open connection's held SYN to another server. The first
+    /// server, should it answer after all, is reset.
+    pub(super) fn move_syn(&mut self, slot: SlotIx) {
+        let entry = *self.table.get(slot);
+        let Some(held) = self.take_held(slot) else {
+            return;
+        };
+        self.retire(slot);
+        let Some((packet, at)) = self.unhold(held) else {
+            return;
+        };
+        let Some(service_ix) = self.snapshot.service_at(at.dst, at.dst_port, at.protocol) else {
+            return self.refuse(packet, &at, DropReason::NoService, Event::ResetRefused);
+        };
+        self.stats.service(service_ix).syn_moved.add(1);
+        self.stats.event(Event::SynMoved).add(1);
+        let opening = Opening {
+            attempts: entry.attempts,
+            avoid: Some(entry.server),
+            ..self.opening_of(&packet, &at)
+        };
+        self.open(packet, &at, service_ix, PortIx(0), opening);
+    }
+
+    fn opening_of(&self, packet: &Io::Buf, at: &Packet) -> Opening {
+        segment_of(packet.bytes(), at)
+            .map(|mut syn| {
+                super::path::read_options(packet.bytes(), at, &mut syn);
+                syn.into()
+            })
+            .unwrap_or_default()
+    }
+
+    /// Opens a new connection with a held SYN in place of the old one.
+    fn replay(&mut self, slot: SlotIx) {
+        let Some(held) = self.take_held(slot) else {
+            return;
+        };
+        self.stats.event(Event::SynReplayed).add(1);
+        self.retire(slot);
+        if let Some((packet, at)) = self.unhold(held) {
+            self.no_connection(packet, &at, PortIx(0));
+        }
+    }
+
+    /// A client that came back with a new SYN has now reset what the server
+    /// still held: its SYN need not wait for its retransmission timer.
+    pub(super) fn replay_after_reset(&mut self, slot: SlotIx) {
+        let entry = self.table.get(slot);
+        if entry.state == State::Closed && entry.has(flag::SYN_HELD) {
+            self.replay(slot);
+        }
+    }
+
+    /// A client's SYN again while the handshake is not complete. The first
+    /// server had a whole retransmission timeout to answer.
+    pub(super) fn syn_again(&mut self, packet: Io::Buf, at: &Packet, slot: SlotIx, port: PortIx) {
+        let entry = self.table.get(slot);
+        if entry.state == State::SynSent && self.can_move(slot) {
+            let server = self.table.get(slot).server;
+            self.server_failed(server);
+            drop(packet);
+            return self.move_syn(slot);
+        }
+        self.table.get_mut(slot).last_seen = self.now;
+        self.forward(packet, at, slot, Direction::Forward, port);
+    }
+
+    /// A server refused the connection: another may not. The entry is closed
+    /// already.
+    pub(super) fn server_refused(
+        &mut self,
+        packet: Io::Buf,
+        at: &Packet,
+        slot: SlotIx,
+        before: State,
+        port: PortIx,
+    ) {
+        self.stats.event(Event::ServerRefused).add(1);
+        let server = self.table.get(slot).server;
+        self.server_failed(server);
+        let entry = self.table.get_mut(slot);
+        entry.last_seen = self.now;
+        entry.state = before;
+        if self.can_move(slot) {
+            drop(packet);
+            return self.move_syn(slot);
+        }
+        self.table.get_mut(slot).state = State::Closed;
+        self.state_changed(slot, before);
+        self.forward(packet, at, slot, Direction::Reverse, port);
+    }
+
+    /// The server still holds an older connection of this tuple, and answered
+    /// out of that. It is reset, and asked again at once.
+    pub(super) fn stale_server(
+        &mut self,
+        packet: Io::Buf,
+        at: &Packet,
+        slot: SlotIx,
+        port: PortIx,
+        segment: &Segment,
+    ) {
+        let entry = self.table.get(slot);
+        if !entry.has(flag::SYN_HELD) {
+            return self.forward(packet, at, slot, Direction::Reverse, port);
+        }
+        let held = entry.held;
+        self.stats.event(Event::StaleServer).add(1);
+        self.reset_sender(at, segment, Event::ResetAbandoned);
+        drop(packet);
+        if let Some((syn, syn_at)) = self.packet_from_held(held) {
+            self.forward(syn, &syn_at, slot, Direction::Forward, port);
+        }
+    }
+
+    /// On an established connection, the server answered the client's new SYN
+    /// as if it had never known the connection. Both have forgotten it: the
+    /// SYN becomes a new connection, and the server's half-open one is reset.
+    pub(super) fn server_forgot(
+        &mut self,
+        packet: Io::Buf,
+        at: &Packet,
+        slot: SlotIx,
+        segment: &Segment,
+    ) {
+        let entry = self.table.get(slot);
+        let acknowledged = segment.ack.wrapping_sub(entry.seq_delta);
+        let held = self.held.get(entry.held);
+        let header_len = usize::from(held.first().map_or(0, |b| b & 0xf)) * 4;
+        let isn = held
+            .get(header_len + 4..)
+            .and_then(|rest| rest.first_chunk())
+            .map(|bytes| u32::from_be_bytes(*bytes));
+        let answers = isn.is_some_and(|isn| acknowledged.wrapping_sub(isn).wrapping_sub(1) < 0xffff);
+        if !answers {
+            return self.discard(packet, DropReason::TcpUnexpected);
+        }
+        if !segment.flags.has(Flags::RST) {
+            self.reset_sender(at, segment, Event::ResetAbandoned);
+        }
+        drop(packet);
+        self.table.get_mut(slot).state = State::Closed;
+        self.state_changed(slot, State::Established);
+        self.replay(slot);
+    }
+
+    /// The timer that governs a connection next: its idle timeout, or before
+    /// that the second attempt of its SYN.
+    pub(super) fn retry_deadline(&self, entry: &Entry) -> Option<crate::time::Millis> {
+        if entry.state != State::SynSent || !entry.has(flag::SYN_HELD) {
+            return None;
+        }
+        let server = self.snapshot.server(entry.server)?;
+        let service = self.snapshot.service(server.service)?;
+        (service.syn_retry_ms > 0 && entry.attempts < service.syn_attempts)
+            .then(|| entry.created.plus(u32::from(service.syn_retry_ms)))
+    }
+}

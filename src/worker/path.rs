@@ -1,0 +1,462 @@
+//! A packet's life, top to bottom: receive, parse, look up, decide, translate,
+//! send.
+//!
+//! The stages run over a whole burst, so that the memory latency of one packet
+//! hides behind the work on the others: first the headers are loaded, then the
+//! index buckets, then the entries.
+
+use arrayvec::ArrayVec;
+
+use super::parse::{L3, Packet, Parsed, parse};
+use super::{HandedOver, Worker};
+use crate::conntrack::entry::{Direction, Entry, State, flag, proto};
+use crate::conntrack::table::FlowTuple;
+use crate::conntrack::tcp::{self, Flags, Segment, Verdict};
+use crate::ids::{NeighborIx, PortIx, SlotIx, WorkerIx};
+use crate::io::{BURST, BurstIo, PacketBuf};
+use crate::nat::rewrite::{self, Mapping, Shift};
+use crate::service::snapshot::{AddressKind, Answer};
+use crate::stats::{DropReason, Event};
+use crate::wire::tcp::{TcpOption, options};
+
+/// A parsed packet and the hash of its tuple (0 where it has none).
+struct Look {
+    parsed: Parsed,
+    hash: u64,
+}
+
+impl<Io: BurstIo> Worker<Io> {
+    /// Receives a burst from `port` and sees each packet through.
+    #[inline]
+    pub(super) fn burst(&mut self, port: PortIx) -> usize {
+        let mut packets = ArrayVec::<Io::Buf, BURST>::new();
+        self.io.receive(port, &mut packets);
+        if packets.is_empty() {
+            return 0;
+        }
+        for packet in &packets {
+            packet.prefetch();
+        }
+
+        let count = packets.len();
+        let mac = self.ports[port.ix()].mac;
+        let mut looks = ArrayVec::<Look, BURST>::new();
+        let mut bytes = 0;
+        for packet in &packets {
+            bytes += packet.total_len() as u64;
+            let parsed = parse(packet, mac);
+            let hash = self.start_look_up(&parsed);
+            looks.push(Look { parsed, hash });
+        }
+        let counters = self.stats.port(port);
+        counters.rx_packets.add(count as u64);
+        counters.rx_bytes.add(bytes);
+
+        for look in &looks {
+            if matches!(look.parsed, Parsed::Flow(_)) {
+                self.table.prefetch_candidate(look.hash);
+            }
+        }
+
+        for (packet, look) in packets.into_iter().zip(&looks) {
+            if self.steers
+                && let Parsed::Flow(at) = &look.parsed
+            {
+                let owner = self.owner(at);
+                if owner != self.ix {
+                    self.hand_over(owner, port, packet);
+                    continue;
+                }
+            }
+            self.see_through(packet, look, port);
+        }
+        count
+    }
+
+    /// Packets that other workers received and we own.
+    #[inline]
+    pub(super) fn handed_over(&mut self) -> usize {
+        let mut count = 0;
+        for from in 0..self.handover.from.len() {
+            if from == self.ix.ix() {
+                continue;
+            }
+            for _ in 0..BURST {
+                let Some(HandedOver { port, packet }) = self.handover.from[from].pop() else {
+                    break;
+                };
+                count += 1;
+                let parsed = parse(&packet, self.ports[port.ix()].mac);
+                let hash = self.start_look_up(&parsed);
+                self.see_through(packet, &Look { parsed, hash }, port);
+            }
+        }
+        count
+    }
+
+    /// Hashes a flow's tuple and starts loading its index bucket.
+    #[inline(always)]
+    fn start_look_up(&self, parsed: &Parsed) -> u64 {
+        let Parsed::Flow(at) = parsed else { return 0 };
+        let hash = self.table.hash(&tuple_of(at));
+        self.table.prefetch_bucket(hash);
+        hash
+    }
+
+    #[inline(always)]
+    fn see_through(&mut self, packet: Io::Buf, look: &Look, port: PortIx) {
+        match &look.parsed {
+            Parsed::Flow(at) => match self.table.find(look.hash, &tuple_of(at)) {
+                Some((slot, direction)) if at.protocol == proto::TCP => {
+                    self.tcp(packet, at, slot, direction, port);
+                }
+                Some((slot, direction)) => self.udp(packet, at, slot, direction, port),
+                None => self.no_connection(packet, at, port),
+            },
+            Parsed::Icmp(at) => self.icmp(packet, at, port),
+            Parsed::Arp => self.arp(packet, port),
+            Parsed::Fragment(_) => self.discard(packet, DropReason::Ipv4Fragment),
+            Parsed::OtherProtocol(at) => self.other_protocol(packet, at),
+            Parsed::Drop(reason) => self.discard(packet, *reason),
+        }
+    }
+
+    /// A segment of a known connection: the fast path where it is plain data or
+    /// acknowledgement of an established one.
+    #[inline(always)]
+    fn tcp(
+        &mut self,
+        packet: Io::Buf,
+        at: &Packet,
+        slot: SlotIx,
+        direction: Direction,
+        port: PortIx,
+    ) {
+        let Some(segment) = segment_of(packet.bytes(), at) else {
+            return self.discard(packet, DropReason::TcpMalformed);
+        };
+        let entry = self.table.get_mut(slot);
+        if tcp::established_fast(entry, direction, &segment) {
+            entry.last_seen = self.now;
+            self.forward(packet, at, slot, direction, port);
+        } else {
+            self.tcp_decide(packet, at, slot, direction, port, segment);
+        }
+    }
+
+    /// Everything but the fast path: handshake, tear-down, and what does not
+    /// fit the connection's state.
+    #[inline(never)]
+    fn tcp_decide(
+        &mut self,
+        packet: Io::Buf,
+        at: &Packet,
+        slot: SlotIx,
+        direction: Direction,
+        port: PortIx,
+        mut segment: Segment,
+    ) {
+        read_options(packet.bytes(), at, &mut segment);
+        let entry = self.table.get_mut(slot);
+        let before = entry.state;
+        if before == State::Closed && !segment.flags.has(Flags::SYN) {
+            return self.after_the_end(packet, at, slot, &segment);
+        }
+        let verdict = match direction {
+            Direction::Forward => tcp::forward(entry, &segment),
+            Direction::Reverse => tcp::reverse(entry, &segment),
+        };
+        match verdict {
+            Verdict::Pass { rearm } => {
+                entry.last_seen = self.now;
+                if rearm {
+                    self.state_changed(slot, before);
+                }
+                self.forward(packet, at, slot, direction, port);
+                self.replay_after_reset(slot);
+            }
+            Verdict::Retransmitted => self.syn_again(packet, at, slot, port),
+            Verdict::NewAttempt | Verdict::Reuse => {
+                self.stats.event(Event::ClientPortReused).add(1);
+                self.retire(slot);
+                self.no_connection(packet, at, port);
+            }
+            Verdict::SynOnEstablished => {
+                self.stats.event(Event::SynOnEstablished).add(1);
+                self.hold_syn(slot, &packet, at);
+                self.forward(packet, at, slot, direction, port);
+            }
+            Verdict::AnswersHeldSyn => self.server_forgot(packet, at, slot, &segment),
+            Verdict::StaleServer => self.stale_server(packet, at, slot, port, &segment),
+            Verdict::Refused => self.server_refused(packet, at, slot, before, port),
+            Verdict::Unmatched => {
+                self.reset_sender(at, &segment, Event::ResetAbandoned);
+                self.discard(packet, DropReason::ServerAbandoned);
+            }
+            Verdict::Drop(reason) => self.discard(packet, reason),
+        }
+    }
+
+    /// A segment of a connection that a RST has ended: its sender may not have
+    /// heard of it, and learns it now instead of from its retransmission timer.
+    fn after_the_end(&mut self, packet: Io::Buf, at: &Packet, slot: SlotIx, segment: &Segment) {
+        let server = self.table.get(slot).server;
+        let gone = self
+            .snapshot
+            .server(server)
+            .is_none_or(|server| !server.state.keeps_connections());
+        let event = if gone {
+            Event::ResetServerGone
+        } else {
+            Event::ResetEnded
+        };
+        self.reset_sender(at, segment, event);
+        self.discard(packet, DropReason::ConnectionEnded);
+    }
+
+    #[inline(always)]
+    fn udp(
+        &mut self,
+        packet: Io::Buf,
+        at: &Packet,
+        slot: SlotIx,
+        direction: Direction,
+        port: PortIx,
+    ) {
+        let entry = self.table.get_mut(slot);
+        entry.last_seen = self.now;
+        if direction == Direction::Reverse && entry.state == State::UdpOneWay {
+            entry.state = State::UdpTwoWay;
+            self.state_changed(slot, State::UdpOneWay);
+        }
+        self.forward(packet, at, slot, direction, port);
+    }
+
+    /// Translates a packet of a connection and sends it on its way.
+    #[inline]
+    pub(super) fn forward(
+        &mut self,
+        mut packet: Io::Buf,
+        at: &Packet,
+        slot: SlotIx,
+        direction: Direction,
+        port: PortIx,
+    ) {
+        let entry = self.table.get(slot);
+        let (mut hop, mapping) = match direction {
+            Direction::Forward => (entry.server_hop, to_server(entry)),
+            Direction::Reverse => (entry.client_hop, to_client(entry)),
+        };
+        let shift = Shift {
+            seq: entry.seq_delta,
+            ts: entry.ts_delta,
+        };
+        let shifts = entry.flags & (flag::TRANSLATE_SEQ | flag::TRANSLATE_TS) != 0;
+        let server = entry.server;
+        if hop == Entry::NO_NEIGHBOR {
+            match self.find_hop(slot, direction) {
+                Ok(found) => hop = found,
+                Err(reason) => return self.discard(packet, reason),
+            }
+        }
+        if packet.bytes().get(L3 + 8).is_none_or(|&ttl| ttl <= 1) {
+            return self.ttl_expired(packet, at, port);
+        }
+        if at.ip_len > self.min_mtu && at.ip_len > self.mtu_towards(hop) {
+            return self.too_big(packet, at, hop);
+        }
+
+        let l4 = usize::from(at.l4) - L3;
+        let Some(ip) = packet.bytes_mut().get_mut(L3..) else {
+            return self.discard(packet, DropReason::Ipv4Malformed);
+        };
+        if shifts && at.protocol == proto::TCP && shift_segment(ip, l4, direction, shift).is_err() {
+            return self.discard(packet, DropReason::TcpMalformed);
+        }
+        if rewrite::translate(ip, l4, at.protocol, &mapping).is_err() {
+            return self.discard(packet, DropReason::Ipv4Malformed);
+        }
+
+        let counters = self.stats.server(server);
+        match direction {
+            Direction::Forward => {
+                counters.in_packets.add(1);
+                counters.in_bytes.add(u64::from(at.ip_len));
+            }
+            Direction::Reverse => {
+                counters.out_packets.add(1);
+                counters.out_bytes.add(u64::from(at.ip_len));
+            }
+        }
+        self.emit(packet, hop);
+    }
+
+    /// A TCP or UDP packet whose tuple is in no connection.
+    #[inline(never)]
+    pub(super) fn no_connection(&mut self, packet: Io::Buf, at: &Packet, port: PortIx) {
+        match self.snapshot.address(at.dst) {
+            Some(AddressKind::Vip) => self.to_vip(packet, at, port),
+            Some(AddressKind::Local) => {
+                self.refuse(packet, at, DropReason::UnknownFlowServer, Event::ResetUnknownServer);
+            }
+            Some(AddressKind::Port) => {
+                self.refuse(packet, at, DropReason::NoService, Event::ResetRefused);
+            }
+            None => self.discard(packet, DropReason::NotLocalAddress),
+        }
+    }
+
+    fn to_vip(&mut self, packet: Io::Buf, at: &Packet, port: PortIx) {
+        let Some(service_ix) = self.snapshot.service_at(at.dst, at.dst_port, at.protocol) else {
+            return self.refuse(packet, at, DropReason::NoService, Event::ResetRefused);
+        };
+        if at.protocol == proto::UDP {
+            return self.open(packet, at, service_ix, port, Default::default());
+        }
+        let Some(mut segment) = segment_of(packet.bytes(), at) else {
+            return self.discard(packet, DropReason::TcpMalformed);
+        };
+        if segment.flags.is_nonsense() {
+            return self.discard(packet, DropReason::TcpBadFlags);
+        }
+        if segment.flags.has(Flags::SYN) && !segment.flags.has(Flags::ACK) {
+            read_options(packet.bytes(), at, &mut segment);
+            return self.open(packet, at, service_ix, port, segment.into());
+        }
+        self.stats.service(service_ix).unknown_flow.add(1);
+        let answers = self
+            .snapshot
+            .service(service_ix)
+            .is_some_and(|service| service.unknown_flow == Answer::Reset);
+        if answers {
+            self.refuse(packet, at, DropReason::UnknownFlowClient, Event::ResetUnknownClient);
+        } else {
+            self.discard(packet, DropReason::UnknownFlowClient);
+        }
+    }
+
+    /// The worker that owns the flow of a packet as it was received.
+    #[inline(always)]
+    pub(super) fn owner(&self, at: &Packet) -> WorkerIx {
+        self.snapshot
+            .steering
+            .owner(at.src, at.dst, at.src_port, at.dst_port)
+    }
+
+    /// Gives a packet to the worker that owns its flow.
+    pub(super) fn hand_over(&mut self, owner: WorkerIx, port: PortIx, packet: Io::Buf) {
+        let Some(ring) = self.handover.to.get(owner.ix()) else {
+            return self.discard(packet, DropReason::HandoverFull);
+        };
+        match ring.push(HandedOver { port, packet }) {
+            Ok(()) => self.stats.handed_over.add(1),
+            Err(HandedOver { packet, .. }) => self.discard(packet, DropReason::HandoverFull),
+        }
+    }
+
+    /// Frees a packet that goes no further, and counts why.
+    #[inline]
+    pub(super) fn discard(&mut self, packet: Io::Buf, reason: DropReason) {
+        drop(packet);
+        self.stats.drop_counter(reason).add(1);
+    }
+
+    /// The next hop of one side of a connection, kept in the entry.
+    #[inline(never)]
+    pub(super) fn find_hop(
+        &mut self,
+        slot: SlotIx,
+        direction: Direction,
+    ) -> Result<NeighborIx, DropReason> {
+        let entry = self.table.get(slot);
+        let destination = match direction {
+            Direction::Forward => entry.server_addr,
+            Direction::Reverse => entry.client,
+        };
+        let hop = self.hop_towards(destination)?;
+        let entry = self.table.get_mut(slot);
+        match direction {
+            Direction::Forward => entry.server_hop = hop,
+            Direction::Reverse => entry.client_hop = hop,
+        }
+        Ok(hop)
+    }
+}
+
+/// The tuple of a packet as it was received.
+#[inline(always)]
+pub(super) fn tuple_of(at: &Packet) -> FlowTuple {
+    FlowTuple {
+        src: at.src,
+        dst: at.dst,
+        src_port: at.src_port,
+        dst_port: at.dst_port,
+        protocol: at.protocol,
+    }
+}
+
+/// Towards the real server: from the local address.
+#[inline(always)]
+pub(super) fn to_server(entry: &Entry) -> Mapping {
+    Mapping {
+        src: entry.local,
+        dst: entry.server_addr,
+        src_port: entry.local_port,
+        dst_port: entry.server_port,
+    }
+}
+
+/// Towards the client: from the VIP.
+#[inline(always)]
+pub(super) fn to_client(entry: &Entry) -> Mapping {
+    Mapping {
+        src: entry.vip,
+        dst: entry.client,
+        src_port: entry.vip_port,
+        dst_port: entry.client_port,
+    }
+}
+
+/// A segment's fixed fields.
+#[inline(always)]
+pub(super) fn segment_of(bytes: &[u8], at: &Packet) -> Option<Segment> {
+    let tcp = bytes.get(usize::from(at.l4)..)?.first_chunk::<20>()?;
+    let word = |i: usize| u32::from_be_bytes([tcp[i], tcp[i + 1], tcp[i + 2], tcp[i + 3]]);
+    let header_len = u32::from(tcp[12] >> 4) * 4;
+    let transport_len = u32::from(at.ip_len) - (u32::from(at.l4) - L3 as u32);
+    Some(Segment {
+        flags: Flags(tcp[13]),
+        seq: word(4),
+        ack: word(8),
+        payload_len: transport_len.saturating_sub(header_len),
+        ..Segment::default()
+    })
+}
+
+/// The options the state machine wants of all but plain segments.
+pub(super) fn read_options(bytes: &[u8], at: &Packet, segment: &mut Segment) {
+    let Some(tcp) = bytes.get(usize::from(at.l4)..) else {
+        return;
+    };
+    for option in options(tcp) {
+        match option {
+            TcpOption::WindowScale(shift) => segment.window_scale = Some(shift),
+            TcpOption::Timestamps { val, .. } => segment.timestamp = Some(val),
+            _ => {}
+        }
+    }
+}
+
+/// Moves a segment into the other side's numbering.
+fn shift_segment(
+    ip: &mut [u8],
+    l4: usize,
+    direction: Direction,
+    shift: Shift,
+) -> Result<(), rewrite::Truncated> {
+    let segment = ip.get_mut(l4..).ok_or(rewrite::Truncated)?;
+    match direction {
+        Direction::Forward => rewrite::shift_forward(segment, shift),
+        Direction::Reverse => rewrite::shift_reverse(segment, shift),
+    }
+}
