@@ -3,3 +3,7 @@
 #![deny(unsafe_code)]
 
 pub mod entry;
+pub mod hash;
+pub mod index;
+pub mod table;
+pub mod wheel;

@@ -1,0 +1,496 @@
+//! The connections of one worker: slots in an arena, an index from both tuples
+//! to the slot, the free slots, and the timers.
+//!
+//! One worker owns it; nobody else sees it. It alone puts slots into use and
+//! frees them, so a slot in use is always in the index and never in the free
+//! list, whatever packets do. It knows the tuples and [`State::Resting`], and
+//! nothing else about what a connection does: that is the state machine's part.
+//!
+//! Never allocates after it was made, never reads a clock, never panics on what
+//! a packet says. A [`SlotIx`] from this table may be used until that slot is
+//! removed.
+//!
+//! The arena is the only thing that a later process finds. [`ConnTable::new`]
+//! works the rest out from it. A process can end between any two instructions,
+//! so the state of an entry, which says whether it is in use, is written before
+//! its other fields when it is freed and after them when it is taken.
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::{Ordering, compiler_fence};
+
+use super::entry::{ClientTuple, Direction, Entry, NIL, ServerTuple, State};
+use super::hash::HashKey;
+use super::index::{Index, MAX_SLOTS};
+use super::wheel::Wheel;
+use crate::arena::{Arena, ArenaError, prefetch_pair, prefetch_slice};
+use crate::ids::{NeighborIx, ServerIx, SetIx, SlotIx};
+use crate::time::Millis;
+
+/// All slots are in use, or the index has no place for one more tuple.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the connection table is full")]
+pub struct TableFull;
+
+/// The server side of a connection, as [`ConnTable::rekey_server`] replaces it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ServerSide {
+    /// Real server address.
+    pub server_addr: Ipv4Addr,
+    /// Real server port, host byte order.
+    pub server_port: u16,
+    /// Local address.
+    pub local: Ipv4Addr,
+    /// Local port, host byte order.
+    pub local_port: u16,
+    /// The real server's slot in the snapshot.
+    pub server: ServerIx,
+    /// The set that lent the local port.
+    pub set: SetIx,
+    /// Next hop towards the real server.
+    pub server_hop: NeighborIx,
+}
+
+/// What the table found in an arena that an earlier process had used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Recovered {
+    /// Connections that go on.
+    pub kept: usize,
+    /// Entries that shared a tuple with one that was kept, and were freed.
+    pub dropped: usize,
+}
+
+/// Hashes under way at a time while the index is worked out.
+const REBUILD_BATCH: usize = 32;
+
+/// The connection table of one worker.
+#[derive(Debug)]
+pub struct ConnTable {
+    arena: Arena<Entry>,
+    index: Index,
+    wheel: Wheel,
+    key: HashKey,
+    /// The slot freed last, first of a list through `timer_next`; or `NIL`.
+    free: u32,
+    /// Slots from here on were never used; they are in no list.
+    fresh: u32,
+    used: usize,
+}
+
+impl ConnTable {
+    /// A table over `arena`, with the connections that are in it. Their timers
+    /// are not armed: the caller sweeps over [`ConnTable::slots`] and arms them.
+    ///
+    /// # Errors
+    /// The arena has 2^31 slots or more, or there is no memory for the index.
+    pub fn new(
+        arena: Arena<Entry>,
+        key: HashKey,
+        now: Millis,
+    ) -> Result<(Self, Recovered), ArenaError> {
+        let slots = arena.as_slice().len();
+        let fresh = u32::try_from(arena.populated()).map_err(|_| too_many(slots))?;
+        if slots >= MAX_SLOTS {
+            return Err(too_many(slots));
+        }
+        let mut table = Self {
+            index: Index::with_capacity(slots)?,
+            arena,
+            wheel: Wheel::new(now),
+            key,
+            free: NIL,
+            fresh,
+            used: 0,
+        };
+        let recovered = table.recover();
+        Ok((table, recovered))
+    }
+
+    /// Connections in the table.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        self.used
+    }
+
+    /// Whether there is no connection.
+    #[inline(always)]
+    pub fn is_empty(&self) -> bool {
+        self.used == 0
+    }
+
+    /// Connections that the table has room for.
+    #[inline(always)]
+    pub fn capacity(&self) -> usize {
+        self.arena.as_slice().len()
+    }
+
+    /// Hash of a client-side tuple, for the functions that take one.
+    #[inline(always)]
+    pub fn client_hash(&self, tuple: &ClientTuple) -> u64 {
+        self.key.client(tuple)
+    }
+
+    /// Hash of a server-side tuple.
+    #[inline(always)]
+    pub fn server_hash(&self, tuple: &ServerTuple) -> u64 {
+        self.key.server(tuple)
+    }
+
+    /// First stage of a burst's look-ups: starts loading the bucket of `hash`.
+    #[inline(always)]
+    pub fn prefetch_bucket(&self, hash: u64) {
+        self.index.prefetch(hash);
+    }
+
+    /// Second stage, when the bucket has arrived: starts loading the entry that
+    /// the look-up will most likely find.
+    #[inline(always)]
+    pub fn prefetch_candidates(&self, hash: u64) {
+        if let Some(slot) = self.index.candidate(hash) {
+            prefetch_slice(self.arena.as_slice(), slot.ix());
+        }
+    }
+
+    /// The connection with this client-side tuple, whose hash is `hash`.
+    #[inline(always)]
+    pub fn find_client(&self, hash: u64, tuple: &ClientTuple) -> Option<SlotIx> {
+        let entries = self.arena.as_slice();
+        let found = self.index.lookup(hash, |slot, direction| {
+            direction == Direction::Forward
+                && entries
+                    .get(slot.ix())
+                    .is_some_and(|entry| same_client(entry, tuple))
+        });
+        found.map(|(slot, _)| slot)
+    }
+
+    /// The connection with this server-side tuple, whose hash is `hash`.
+    #[inline(always)]
+    pub fn find_server(&self, hash: u64, tuple: &ServerTuple) -> Option<SlotIx> {
+        let entries = self.arena.as_slice();
+        let found = self.index.lookup(hash, |slot, direction| {
+            direction == Direction::Reverse
+                && entries
+                    .get(slot.ix())
+                    .is_some_and(|entry| same_server(entry, tuple))
+        });
+        found.map(|(slot, _)| slot)
+    }
+
+    /// The connection in `slot`.
+    ///
+    /// # Panics
+    /// `slot` is not from this table.
+    #[inline(always)]
+    pub fn get(&self, slot: SlotIx) -> &Entry {
+        &self.arena.as_slice()[slot.ix()]
+    }
+
+    /// The connection in `slot`, writable. The caller leaves the tuples alone,
+    /// and `state` neither sets to `Free` or `Resting` nor takes from there:
+    /// [`ConnTable::rekey_server`], [`ConnTable::remove`] and
+    /// [`ConnTable::unlink_client`] do that.
+    ///
+    /// # Panics
+    /// `slot` is not from this table.
+    #[inline(always)]
+    pub fn get_mut(&mut self, slot: SlotIx) -> &mut Entry {
+        &mut self.arena.as_mut_slice()[slot.ix()]
+    }
+
+    /// Adds a connection, findable by both tuples (a `Resting` one by its
+    /// server-side tuple only), timer not armed. Neither tuple may be in the
+    /// table yet, and the state not be `Free`.
+    ///
+    /// # Errors
+    /// [`TableFull`]; nothing is changed.
+    #[inline]
+    pub fn insert(&mut self, entry: Entry) -> Result<SlotIx, TableFull> {
+        let slot = self.first_free().ok_or(TableFull)?;
+        if entry.state == State::Free || !self.link(slot, &entry) {
+            return Err(TableFull);
+        }
+        self.take_first_free(slot);
+        self.write(
+            slot,
+            Entry {
+                timer_next: NIL,
+                timer_prev: NIL,
+                ..entry
+            },
+        );
+        self.used += 1;
+        Ok(slot)
+    }
+
+    /// Removes the connection in `slot`, its timer too. Nothing where the slot
+    /// is free.
+    #[inline]
+    pub fn remove(&mut self, slot: SlotIx) {
+        let Some(&entry) = self.arena.as_slice().get(slot.ix()) else {
+            return;
+        };
+        if entry.state == State::Free {
+            return;
+        }
+        self.wheel.cancel(self.arena.as_mut_slice(), slot);
+        if entry.state != State::Resting {
+            let hash = self.key.client(&entry.client_tuple());
+            self.index.remove(hash, slot, Direction::Forward);
+        }
+        let hash = self.key.server(&entry.server_tuple());
+        self.index.remove(hash, slot, Direction::Reverse);
+        self.release(slot);
+        self.used -= 1;
+    }
+
+    /// Takes the client-side tuple of `slot` out of the index and makes its
+    /// state `Resting`: the client begins another connection from its port,
+    /// while the local port rests with this one.
+    #[inline]
+    pub fn unlink_client(&mut self, slot: SlotIx) {
+        let Some(entry) = self.arena.as_mut_slice().get_mut(slot.ix()) else {
+            return;
+        };
+        if matches!(entry.state, State::Free | State::Resting) {
+            return;
+        }
+        entry.state = State::Resting;
+        let hash = self.key.client(&entry.client_tuple());
+        self.index.remove(hash, slot, Direction::Forward);
+    }
+
+    /// Gives the connection in `slot` another server side: its SYN goes to
+    /// another real server. The new server-side tuple may not be in the table.
+    ///
+    /// # Errors
+    /// [`TableFull`] where the index has no place for the new tuple; nothing is
+    /// changed.
+    #[inline]
+    pub fn rekey_server(&mut self, slot: SlotIx, side: &ServerSide) -> Result<(), TableFull> {
+        let Some(&old) = self.arena.as_slice().get(slot.ix()) else {
+            return Err(TableFull);
+        };
+        if old.state == State::Free {
+            return Err(TableFull);
+        }
+        let new = Entry {
+            server_addr: side.server_addr,
+            server_port: side.server_port,
+            local: side.local,
+            local_port: side.local_port,
+            server: side.server,
+            set: side.set,
+            server_hop: side.server_hop,
+            ..old
+        };
+        let hash = self.key.server(&new.server_tuple());
+        self.index
+            .insert(hash, slot, Direction::Reverse)
+            .map_err(|_| TableFull)?;
+        let hash = self.key.server(&old.server_tuple());
+        self.index.remove(hash, slot, Direction::Reverse);
+        self.write(slot, new);
+        Ok(())
+    }
+
+    /// The slots in use among those from `from` up to but not including `to`.
+    /// For sweeps in pieces; all slots in use are below
+    /// [`ConnTable::slots_end`].
+    pub fn slots(&self, from: SlotIx, to: SlotIx) -> impl DoubleEndedIterator<Item = SlotIx> + '_ {
+        let to = to.0.min(self.fresh);
+        let from = from.0.min(to);
+        let entries = self.arena.as_slice();
+        (from..to).map(SlotIx).filter(|slot| {
+            entries
+                .get(slot.ix())
+                .is_some_and(|entry| entry.state != State::Free)
+        })
+    }
+
+    /// The end of the slots that were ever in use.
+    pub fn slots_end(&self) -> SlotIx {
+        SlotIx(self.fresh)
+    }
+
+    /// Arms the timer of `slot`, or moves it. Only needed for a new connection
+    /// and where the deadline comes closer; one that moves away is noticed when
+    /// the timer fires.
+    #[inline]
+    pub fn arm(&mut self, slot: SlotIx, deadline: Millis) {
+        self.wheel.arm(self.arena.as_mut_slice(), slot, deadline);
+    }
+
+    /// Disarms the timer of `slot`.
+    #[inline]
+    pub fn disarm(&mut self, slot: SlotIx) {
+        self.wheel.cancel(self.arena.as_mut_slice(), slot);
+    }
+
+    /// A connection whose deadline, as `deadline_of` says, has been reached. Its
+    /// timer is not armed any more: the caller removes it, or arms it again.
+    ///
+    /// Work is bounded by `budget`, from which each entry looked at takes one;
+    /// what is left over waits for the next call.
+    #[inline]
+    pub fn pop_due(
+        &mut self,
+        now: Millis,
+        budget: &mut u32,
+        deadline_of: impl FnMut(&Entry) -> Millis,
+    ) -> Option<SlotIx> {
+        self.wheel
+            .pop_due(self.arena.as_mut_slice(), now, budget, deadline_of)
+    }
+
+    /// Works index, free list and count out anew from the entries; timers are
+    /// then not armed.
+    pub fn rebuild(&mut self, now: Millis) -> Recovered {
+        self.index.clear_all();
+        self.wheel = Wheel::new(now);
+        self.recover()
+    }
+
+    /// Fills the empty index and finds the free slots, over all that can have
+    /// been used.
+    fn recover(&mut self) -> Recovered {
+        let mut recovered = Recovered::default();
+        let last = self.slots(SlotIx(0), self.slots_end()).next_back();
+        self.fresh = last.map_or(0, |last| last.0 + 1);
+        self.free = NIL;
+        self.used = 0;
+        // From the highest down, so that the lowest free slot is used first.
+        let mut end = self.fresh;
+        while end > 0 {
+            let begin = end.saturating_sub(REBUILD_BATCH as u32);
+            for slot in self.slots(SlotIx(begin), SlotIx(end)) {
+                let entry = self.get(slot);
+                self.index.prefetch(self.key.client(&entry.client_tuple()));
+                self.index.prefetch(self.key.server(&entry.server_tuple()));
+            }
+            for slot in (begin..end).rev().map(SlotIx) {
+                let entry = *self.get(slot);
+                if entry.state == State::Free {
+                    self.release(slot);
+                } else if self.is_double(&entry) || !self.link(slot, &entry) {
+                    self.release(slot);
+                    recovered.dropped += 1;
+                } else {
+                    let entry = self.get_mut(slot);
+                    entry.timer_next = NIL;
+                    entry.timer_prev = NIL;
+                    self.used += 1;
+                }
+            }
+            end = begin;
+        }
+        recovered.kept = self.used;
+        recovered
+    }
+
+    /// Whether a tuple by which `entry` would be found finds another one.
+    fn is_double(&self, entry: &Entry) -> bool {
+        let client = entry.client_tuple();
+        let server = entry.server_tuple();
+        entry.state != State::Resting
+            && self
+                .find_client(self.key.client(&client), &client)
+                .is_some()
+            || self
+                .find_server(self.key.server(&server), &server)
+                .is_some()
+    }
+
+    /// Puts the tuples of `entry` into the index; nothing, and false, where
+    /// there is not enough room.
+    #[inline]
+    fn link(&mut self, slot: SlotIx, entry: &Entry) -> bool {
+        let server = self.key.server(&entry.server_tuple());
+        if self.index.insert(server, slot, Direction::Reverse).is_err() {
+            return false;
+        }
+        if entry.state == State::Resting {
+            return true;
+        }
+        let client = self.key.client(&entry.client_tuple());
+        if self.index.insert(client, slot, Direction::Forward).is_err() {
+            self.index.remove(server, slot, Direction::Reverse);
+            return false;
+        }
+        true
+    }
+
+    /// The slot that the next connection gets.
+    #[inline(always)]
+    fn first_free(&self) -> Option<SlotIx> {
+        let slot = if self.free == NIL {
+            self.fresh
+        } else {
+            self.free
+        };
+        ((slot as usize) < self.capacity()).then_some(SlotIx(slot))
+    }
+
+    /// Takes `slot`, which is [`ConnTable::first_free`], off the free ones.
+    #[inline(always)]
+    fn take_first_free(&mut self, slot: SlotIx) {
+        if self.free == NIL {
+            self.fresh = slot.0 + 1;
+        } else {
+            self.free = self.get(slot).timer_next;
+        }
+        // The next connection will want this one.
+        if let Some(next) = self.first_free() {
+            prefetch_pair(self.arena.as_slice(), next.ix());
+        }
+    }
+
+    /// Writes `entry` so that at no instant half of it is in use.
+    #[inline(always)]
+    fn write(&mut self, slot: SlotIx, entry: Entry) {
+        let place = self.get_mut(slot);
+        place.state = State::Free;
+        compiler_fence(Ordering::SeqCst);
+        *place = Entry {
+            state: State::Free,
+            ..entry
+        };
+        compiler_fence(Ordering::SeqCst);
+        place.state = entry.state;
+    }
+
+    /// Makes `slot` the first free one.
+    #[inline(always)]
+    fn release(&mut self, slot: SlotIx) {
+        let next = self.free;
+        let place = self.get_mut(slot);
+        place.state = State::Free;
+        compiler_fence(Ordering::SeqCst);
+        place.timer_next = next;
+        place.timer_prev = NIL;
+        self.free = slot.0;
+    }
+}
+
+fn too_many(slots: usize) -> ArenaError {
+    ArenaError::TooManySlots { slots }
+}
+
+/// Compares without a branch per field: the fields lie side by side, and a
+/// candidate with the right tag is almost always the right one.
+#[inline(always)]
+fn same_client(entry: &Entry, tuple: &ClientTuple) -> bool {
+    (entry.client == tuple.client)
+        & (entry.vip == tuple.vip)
+        & (entry.client_port == tuple.client_port)
+        & (entry.vip_port == tuple.vip_port)
+        & (entry.protocol == tuple.protocol)
+}
+
+#[inline(always)]
+fn same_server(entry: &Entry, tuple: &ServerTuple) -> bool {
+    (entry.server_addr == tuple.server)
+        & (entry.local == tuple.local)
+        & (entry.server_port == tuple.server_port)
+        & (entry.local_port == tuple.local_port)
+        & (entry.protocol == tuple.protocol)
+}
