@@ -4,13 +4,13 @@
 use std::net::Ipv4Addr;
 
 use super::rewrite::{
-    Difference, Mapping, Truncated, checksum_offset, decrement_ttl, shift_u32,
-    update_transport_checksum, word,
+    Mapping, Truncated, checksum_offset, decrement_ttl, replace_addresses, replace_ports,
+    update_transport,
 };
 use crate::conntrack::entry::proto;
-
-/// Offset of the quoted packet in an ICMP error.
-pub const QUOTE: usize = 8;
+use crate::wire::checksum::Delta;
+use crate::wire::icmp::{IcmpView, QuotedTransport};
+use crate::wire::ipv4::Ipv4View;
 
 /// The parts of a quoted packet by which its connection is found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,34 +21,30 @@ pub struct Quote {
     pub tuple: Mapping,
 }
 
-/// Reads the quoted packet of an ICMP error; `icmp` starts at the ICMP header.
-/// `None` where it is truncated before the ports, is itself a later fragment,
-/// or is neither TCP nor UDP.
-pub fn quote(icmp: &[u8]) -> Option<Quote> {
-    let inner = icmp.get(QUOTE..)?;
-    let ip = inner.first_chunk::<20>()?;
-    let l4 = usize::from(ip[0] & 0xf) * 4;
-    let offset = u16::from_be_bytes([ip[6], ip[7]]) & 0x1fff;
-    if ip[0] >> 4 != 4 || l4 < 20 || offset != 0 || !matches!(ip[9], proto::TCP | proto::UDP) {
+/// Reads the quoted packet of an ICMP error. `None` where it is truncated
+/// before the ports, is a later fragment, or is neither TCP nor UDP.
+pub fn quote(icmp: &IcmpView<&[u8]>) -> Option<Quote> {
+    let ip = Ipv4View::new_quoted(icmp.quoted()?).ok()?;
+    if ip.fragment_offset() != 0 || !matches!(ip.protocol(), proto::TCP | proto::UDP) {
         return None;
     }
-    let ports = inner.get(l4..)?.first_chunk::<8>()?;
+    let transport = QuotedTransport::new_checked(ip.payload()).ok()?;
     Some(Quote {
-        protocol: ip[9],
+        protocol: ip.protocol(),
         tuple: Mapping {
-            src: Ipv4Addr::new(ip[12], ip[13], ip[14], ip[15]),
-            dst: Ipv4Addr::new(ip[16], ip[17], ip[18], ip[19]),
-            src_port: u16::from_be_bytes([ports[0], ports[1]]),
-            dst_port: u16::from_be_bytes([ports[2], ports[3]]),
+            src: ip.src(),
+            dst: ip.dst(),
+            src_port: transport.src_port(),
+            dst_port: transport.dst_port(),
         },
     })
 }
 
-/// Rewrites an ICMP error. `packet` starts at the outer IPv4 header and ends
-/// with the packet; `l4` is the ICMP header's offset. `outer_src` and
-/// `outer_dst` replace the outer addresses, `inner` the quoted ones, and
-/// `shift_seq` is added to a quoted TCP sequence number. The quoted transport
-/// checksum is updated where it is quoted; the ICMP checksum is made anew.
+/// Rewrites an ICMP error. `packet` is the IPv4 packet, `l4` the offset of its
+/// ICMP header. `outer_src` and `outer_dst` replace the outer addresses, `inner`
+/// the quoted ones, and `shift_seq` is added to a quoted TCP sequence number.
+/// The quoted transport checksum is updated where it is quoted; the ICMP
+/// checksum is made anew.
 pub fn translate_error(
     packet: &mut [u8],
     l4: usize,
@@ -57,53 +53,39 @@ pub fn translate_error(
     inner: &Mapping,
     shift_seq: u32,
 ) -> Result<(), Truncated> {
-    let (outer, icmp) = packet.split_at_mut_checked(l4).ok_or(Truncated)?;
+    let (outer, message) = packet.split_at_mut_checked(l4).ok_or(Truncated)?;
     let outer = outer.first_chunk_mut::<20>().ok_or(Truncated)?;
-    let difference = replace_addresses(outer, outer_src, outer_dst)?;
-    decrement_ttl(outer, difference);
+    let delta = replace_addresses(outer, outer_src, outer_dst);
+    decrement_ttl(outer, delta);
 
-    let quoted = icmp.get_mut(QUOTE..).ok_or(Truncated)?;
-    let inner_l4 = usize::from(quoted.first().ok_or(Truncated)? & 0xf) * 4;
-    let (ip, transport) = quoted.split_at_mut_checked(inner_l4).ok_or(Truncated)?;
-    let ip = ip.first_chunk_mut::<20>().ok_or(Truncated)?;
-    let protocol = ip[9];
-    let mut difference = replace_addresses(ip, inner.src, inner.dst)?;
-    let checksum = difference.apply([ip[10], ip[11]]);
-    ip[10..12].copy_from_slice(&checksum);
-
-    let [a, b] = inner.src_port.to_be_bytes();
-    let [c, d] = inner.dst_port.to_be_bytes();
-    let ports: &mut [u8; 4] = transport.first_chunk_mut().ok_or(Truncated)?;
-    difference = difference.replace(word(ports), word(&[a, b, c, d]));
-    *ports = [a, b, c, d];
-    if protocol == proto::TCP {
-        shift_u32(transport, 4, shift_seq, &mut difference);
-    }
-    if transport.len() >= checksum_offset(protocol) + 2 {
-        update_transport_checksum(transport, checksum_offset(protocol), protocol, difference)?;
-    }
-
-    icmp[2..4].fill(0);
-    let checksum = crate::wire::checksum::checksum(icmp);
-    icmp[2..4].copy_from_slice(&checksum.to_be_bytes());
+    let mut icmp = IcmpView::new_checked(message).map_err(|_| Truncated)?;
+    translate_quote(icmp.quoted_mut().ok_or(Truncated)?, inner, shift_seq)?;
+    icmp.fill_checksum();
     Ok(())
 }
 
-fn replace_addresses(
-    ip: &mut [u8; 20],
-    src: Ipv4Addr,
-    dst: Ipv4Addr,
-) -> Result<Difference, Truncated> {
-    let difference = Difference::default()
-        .replace(
-            word(ip[12..16].first_chunk().ok_or(Truncated)?),
-            word(&src.octets()),
-        )
-        .replace(
-            word(ip[16..20].first_chunk().ok_or(Truncated)?),
-            word(&dst.octets()),
-        );
-    ip[12..16].copy_from_slice(&src.octets());
-    ip[16..20].copy_from_slice(&dst.octets());
-    Ok(difference)
+/// Rewrites the quoted packet. Its TTL stays: it tells the sender how far the
+/// packet came.
+fn translate_quote(quoted: &mut [u8], inner: &Mapping, shift_seq: u32) -> Result<(), Truncated> {
+    let header_len = Ipv4View::new_quoted(&*quoted)
+        .map_err(|_| Truncated)?
+        .header_len();
+    let (ip, transport) = quoted.split_at_mut_checked(header_len).ok_or(Truncated)?;
+    let ip = ip.first_chunk_mut::<20>().ok_or(Truncated)?;
+    let protocol = ip[9];
+    let mut delta = replace_addresses(ip, inner.src, inner.dst);
+    let checksum = delta.apply(u16::from_be_bytes([ip[10], ip[11]]));
+    ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+
+    delta = delta.merge(replace_ports(transport, inner)?);
+    if protocol == proto::TCP {
+        let mut tcp = QuotedTransport::new_checked(&mut *transport).map_err(|_| Truncated)?;
+        let (old, new) = (tcp.tcp_seq(), tcp.tcp_seq().wrapping_add(shift_seq));
+        tcp.set_tcp_seq(new);
+        delta = delta.merge(Delta::new().replace_u32(old, new));
+    }
+    if transport.len() >= checksum_offset(protocol) + 2 {
+        update_transport(transport, protocol, delta)?;
+    }
+    Ok(())
 }

@@ -1,13 +1,13 @@
 //! Rewriting addresses, ports, TTL and sequence numbers in place, checksums by
-//! incremental update.
-//!
-//! RFC 1624 eqn. 3: HC' = ~(~HC + ~m + m'). One's complement sums don't depend
-//! on byte order (RFC 1071 §2(B)), so 32-bit words are added as they lie in
-//! memory and folded at the end.
+//! incremental update (RFC 1624, see [`crate::wire::checksum`]).
 
 use std::net::Ipv4Addr;
 
+use arrayvec::ArrayVec;
+
 use crate::conntrack::entry::proto;
+use crate::wire::checksum::Delta;
+use crate::wire::tcp::{SACK_EDGES_AT, TSECR_AT, TSVAL_AT, TcpOption, TcpView};
 
 /// What the four address parts of a packet become.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,38 +27,6 @@ pub struct Mapping {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Truncated;
 
-/// A running one's complement difference, in memory byte order.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Difference(u64);
-
-impl Difference {
-    #[inline(always)]
-    pub(super) fn replace(self, old: u32, new: u32) -> Self {
-        Self(self.0 + u64::from(!old) + u64::from(new))
-    }
-
-    #[inline(always)]
-    pub(super) fn apply(self, checksum: [u8; 2]) -> [u8; 2] {
-        let sum = self.0 + u64::from(!u16::from_ne_bytes(checksum));
-        let sum = (sum & 0xffff_ffff) + (sum >> 32);
-        let sum = (sum & 0xffff) + (sum >> 16);
-        let sum = (sum & 0xffff) + (sum >> 16);
-        let sum = (sum & 0xffff) + (sum >> 16);
-        (!(sum as u16)).to_ne_bytes()
-    }
-}
-
-#[inline(always)]
-pub(super) fn word(bytes: &[u8; 4]) -> u32 {
-    u32::from_ne_bytes(*bytes)
-}
-
-/// Offset of the checksum in the transport header.
-#[inline(always)]
-pub(super) fn checksum_offset(protocol: u8) -> usize {
-    if protocol == proto::TCP { 16 } else { 6 }
-}
-
 /// Rewrites addresses and ports and takes one hop off the TTL. `packet` starts
 /// at the IPv4 header; `l4` is the transport header's offset in it. A UDP
 /// checksum of 0 ("none", RFC 768) stays 0.
@@ -71,67 +39,72 @@ pub fn translate(
 ) -> Result<(), Truncated> {
     let (ip, transport) = packet.split_at_mut_checked(l4).ok_or(Truncated)?;
     let ip = ip.first_chunk_mut::<20>().ok_or(Truncated)?;
-    let addresses = Difference::default()
-        .replace(
-            word(ip[12..16].first_chunk().ok_or(Truncated)?),
-            word(&to.src.octets()),
-        )
-        .replace(
-            word(ip[16..20].first_chunk().ok_or(Truncated)?),
-            word(&to.dst.octets()),
-        );
-    ip[12..16].copy_from_slice(&to.src.octets());
-    ip[16..20].copy_from_slice(&to.dst.octets());
+    let addresses = replace_addresses(ip, to.src, to.dst);
     decrement_ttl(ip, addresses);
-
-    let ports_new = {
-        let [a, b] = to.src_port.to_be_bytes();
-        let [c, d] = to.dst_port.to_be_bytes();
-        [a, b, c, d]
-    };
-    let at = checksum_offset(protocol);
-    let ports_old: &mut [u8; 4] = transport.first_chunk_mut().ok_or(Truncated)?;
-    let difference = addresses.replace(word(ports_old), word(&ports_new));
-    *ports_old = ports_new;
-    update_transport_checksum(transport, at, protocol, difference)
+    let ports = replace_ports(transport, to)?;
+    update_transport(transport, protocol, addresses.merge(ports))
 }
 
+/// Replaces the addresses of an IPv4 header, but not its checksum.
 #[inline(always)]
-pub(super) fn update_transport_checksum(
+pub(super) fn replace_addresses(ip: &mut [u8; 20], src: Ipv4Addr, dst: Ipv4Addr) -> Delta {
+    let old_src = u32::from_be_bytes([ip[12], ip[13], ip[14], ip[15]]);
+    let old_dst = u32::from_be_bytes([ip[16], ip[17], ip[18], ip[19]]);
+    ip[12..16].copy_from_slice(&src.octets());
+    ip[16..20].copy_from_slice(&dst.octets());
+    Delta::new()
+        .replace_u32(old_src, src.to_bits())
+        .replace_u32(old_dst, dst.to_bits())
+}
+
+/// Replaces the ports of a TCP or UDP header, but not its checksum.
+#[inline(always)]
+pub(super) fn replace_ports(transport: &mut [u8], to: &Mapping) -> Result<Delta, Truncated> {
+    let ports = transport.first_chunk_mut::<4>().ok_or(Truncated)?;
+    let new = u32::from(to.src_port) << 16 | u32::from(to.dst_port);
+    let delta = Delta::new().replace_u32(u32::from_be_bytes(*ports), new);
+    *ports = new.to_be_bytes();
+    Ok(delta)
+}
+
+/// Offset of the checksum in the transport header.
+#[inline(always)]
+pub(super) const fn checksum_offset(protocol: u8) -> usize {
+    if protocol == proto::TCP { 16 } else { 6 }
+}
+
+/// Brings the transport checksum in line with what was replaced.
+#[inline(always)]
+pub(super) fn update_transport(
     transport: &mut [u8],
-    at: usize,
     protocol: u8,
-    difference: Difference,
+    delta: Delta,
 ) -> Result<(), Truncated> {
-    let checksum: &mut [u8; 2] = transport
-        .get_mut(at..)
-        .and_then(|rest| rest.first_chunk_mut())
+    let checksum = transport
+        .get_mut(checksum_offset(protocol)..)
+        .and_then(|rest| rest.first_chunk_mut::<2>())
         .ok_or(Truncated)?;
-    if protocol == proto::UDP {
-        if *checksum == [0, 0] {
-            return Ok(());
-        }
-        let updated = difference.apply(*checksum);
-        *checksum = if updated == [0, 0] {
-            [0xff, 0xff]
-        } else {
-            updated
-        };
+    let old = u16::from_be_bytes(*checksum);
+    let new = if protocol == proto::UDP {
+        delta.apply_udp(old)
     } else {
-        *checksum = difference.apply(*checksum);
-    }
+        delta.apply(old)
+    };
+    *checksum = new.to_be_bytes();
     Ok(())
 }
 
-/// Takes one hop off the TTL, and puts `difference` into the header checksum
-/// as well.
+/// Takes one hop off the TTL, and puts `delta` into the header checksum as
+/// well.
 #[inline(always)]
-pub(super) fn decrement_ttl(ip: &mut [u8; 20], difference: Difference) {
-    let old = u32::from(u16::from_ne_bytes([ip[8], ip[9]]));
+pub(super) fn decrement_ttl(ip: &mut [u8; 20], delta: Delta) {
+    let old = u16::from_be_bytes([ip[8], ip[9]]);
     ip[8] = ip[8].saturating_sub(1);
-    let new = u32::from(u16::from_ne_bytes([ip[8], ip[9]]));
-    let updated = difference.replace(old, new).apply([ip[10], ip[11]]);
-    ip[10..12].copy_from_slice(&updated);
+    let new = u16::from_be_bytes([ip[8], ip[9]]);
+    let checksum = delta
+        .replace_u16(old, new)
+        .apply(u16::from_be_bytes([ip[10], ip[11]]));
+    ip[10..12].copy_from_slice(&checksum.to_be_bytes());
 }
 
 /// A shift of one connection's TCP numbering; see `Entry::seq_delta`.
@@ -143,110 +116,57 @@ pub struct Shift {
     pub ts: u32,
 }
 
-const OPTION_END: u8 = 0;
-const OPTION_NOP: u8 = 1;
-const OPTION_SACK: u8 = 5;
-const OPTION_TIMESTAMPS: u8 = 8;
-
-/// A number in a TCP header that moves, at any byte offset: RFC 1071 §2(B)
-/// lets an odd offset count as the byte-swapped sum.
-pub(super) fn shift_u32(header: &mut [u8], at: usize, by: u32, difference: &mut Difference) {
-    let Some(field) = header
-        .get_mut(at..)
-        .and_then(|rest| rest.first_chunk_mut::<4>())
-    else {
-        return;
-    };
-    let old = *field;
-    *field = u32::from_be_bytes(old).wrapping_add(by).to_be_bytes();
-    let swap = |bytes: [u8; 4]| {
-        let [a, b, c, d] = bytes;
-        if at % 2 == 0 {
-            [a, b, c, d]
-        } else {
-            [b, a, d, c]
-        }
-    };
-    *difference = difference.replace(word(&swap(old)), word(&swap(*field)));
-}
-
 /// Shifts a segment from the client into the server's numbering: its sequence
 /// number and timestamp value. `segment` starts at the TCP header.
 pub fn shift_forward(segment: &mut [u8], shift: Shift) -> Result<(), Truncated> {
-    let mut difference = Difference::default();
-    shift_u32(segment, 4, shift.seq, &mut difference);
-    for_each_option(segment, |segment, kind, at, len| {
-        if kind == OPTION_TIMESTAMPS && len == 10 {
-            shift_u32(segment, at + 2, shift.ts, &mut difference);
-        }
+    let mut tcp = TcpView::new_checked(segment).map_err(|_| Truncated)?;
+    let (old, new) = (tcp.seq(), tcp.seq().wrapping_add(shift.seq));
+    tcp.set_seq(new);
+    let mut delta = Delta::new().replace_u32(old, new);
+    let timestamps = tcp.options().flatten().find_map(|(at, option)| match option {
+        TcpOption::Timestamps { value, .. } => Some((at, value)),
+        _ => None,
     });
-    update_transport_checksum(segment, 16, proto::TCP, difference)
+    if let Some((at, value)) = timestamps {
+        delta = tcp.replace_option_u32(at + TSVAL_AT, value.wrapping_add(shift.ts), delta);
+    }
+    tcp.set_checksum(delta.apply(tcp.checksum()));
+    Ok(())
 }
 
 /// Shifts a segment from the server back into the client's numbering: its
 /// acknowledgement, SACK blocks (RFC 2018) and timestamp echo (RFC 7323).
+/// Without ACK the first and the last mean nothing, and stay.
 pub fn shift_reverse(segment: &mut [u8], shift: Shift) -> Result<(), Truncated> {
-    let back_seq = shift.seq.wrapping_neg();
-    let back_ts = shift.ts.wrapping_neg();
-    let mut difference = Difference::default();
-    // Without ACK the field means nothing (RFC 9293 §3.1) and stays as it is.
-    if segment.get(13).is_some_and(|flags| flags & 0x10 != 0) {
-        shift_u32(segment, 8, back_seq, &mut difference);
+    /// Edges of the blocks that fit into 40 bytes of options, and an echo.
+    const MOST: usize = 9;
+    let mut tcp = TcpView::new_checked(segment).map_err(|_| Truncated)?;
+    if !tcp.flags().has(crate::wire::tcp::Flags::ACK) {
+        return Ok(());
     }
-    for_each_option(segment, |segment, kind, at, len| match kind {
-        OPTION_SACK => {
-            for edge in (at + 2..at + len).step_by(4) {
-                if edge + 4 <= at + len {
-                    shift_u32(segment, edge, back_seq, &mut difference);
+    let (old, new) = (tcp.ack(), tcp.ack().wrapping_sub(shift.seq));
+    let mut replaced = ArrayVec::<(usize, u32), MOST>::new();
+    for (at, option) in tcp.options().flatten() {
+        match option {
+            TcpOption::Sack(edges) => {
+                for (i, edge) in edges.as_chunks::<4>().0.iter().enumerate() {
+                    let edge = u32::from_be_bytes(*edge).wrapping_sub(shift.seq);
+                    let _ = replaced.try_push((at + SACK_EDGES_AT + 4 * i, edge));
                 }
             }
-        }
-        // An echo of 0 on a SYN without ACK is no echo; on others it is valid.
-        OPTION_TIMESTAMPS if len == 10 => shift_u32(segment, at + 6, back_ts, &mut difference),
-        _ => {}
-    });
-    update_transport_checksum(segment, 16, proto::TCP, difference)
-}
-
-/// Calls `visit(segment, kind, offset, length)` for each well-formed option
-/// with a length, up to the end of the header or the first malformed one.
-fn for_each_option(segment: &mut [u8], mut visit: impl FnMut(&mut [u8], u8, usize, usize)) {
-    let end = segment
-        .get(12)
-        .map_or(0, |b| usize::from(b >> 4) * 4)
-        .min(segment.len());
-    let mut at = 20;
-    while at < end {
-        match segment[at] {
-            OPTION_END => return,
-            OPTION_NOP => at += 1,
-            kind => {
-                let Some(&len) = segment.get(at + 1) else {
-                    return;
-                };
-                let len = usize::from(len);
-                if len < 2 || at + len > end {
-                    return;
-                }
-                visit(segment, kind, at, len);
-                at += len;
+            TcpOption::Timestamps { echo, .. } => {
+                let _ = replaced.try_push((at + TSECR_AT, echo.wrapping_sub(shift.ts)));
             }
+            _ => {}
         }
     }
-}
-
-/// The timestamp value (TSval) of a segment, or `None` without the option.
-/// `segment` starts at the TCP header.
-pub fn timestamp_value(segment: &mut [u8]) -> Option<u32> {
-    let mut value = None;
-    for_each_option(segment, |segment, kind, at, len| {
-        if kind == OPTION_TIMESTAMPS && len == 10 {
-            value = segment[at + 2..]
-                .first_chunk()
-                .map(|b| u32::from_be_bytes(*b));
-        }
-    });
-    value
+    tcp.set_ack(new);
+    let mut delta = Delta::new().replace_u32(old, new);
+    for (offset, value) in replaced {
+        delta = tcp.replace_option_u32(offset, value, delta);
+    }
+    tcp.set_checksum(delta.apply(tcp.checksum()));
+    Ok(())
 }
 
 #[cfg(test)]
@@ -254,6 +174,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    const NOP: u8 = 1;
 
     fn sum(bytes: &[u8], mut acc: u32) -> u32 {
         for pair in bytes.chunks(2) {
@@ -351,11 +273,11 @@ mod tests {
         fn shifted_segments_verify(
             pad in 0usize..4, seq: u32, ack: u32, ts: u32, ecr: u32, by_seq: u32, by_ts: u32,
         ) {
-            let mut options = vec![OPTION_NOP; pad];
-            options.extend_from_slice(&[OPTION_TIMESTAMPS, 10]);
+            let mut options = vec![NOP; pad];
+            options.extend_from_slice(&[8, 10]);
             options.extend_from_slice(&ts.to_be_bytes());
             options.extend_from_slice(&ecr.to_be_bytes());
-            options.extend_from_slice(&[OPTION_SACK, 10]);
+            options.extend_from_slice(&[5, 10]);
             options.extend_from_slice(&ack.to_be_bytes());
             options.extend_from_slice(&seq.to_be_bytes());
             let (mut bytes, l4) = packet(proto::TCP, 0, &[7; 9], &options);
@@ -372,7 +294,7 @@ mod tests {
             prop_assert!(verifies(&forward, l4));
             prop_assert_eq!(read(&forward, 4), seq.wrapping_add(by_seq));
             prop_assert_eq!(read(&forward, 8), ack);
-            prop_assert_eq!(timestamp_value(&mut forward[l4..]), Some(ts.wrapping_add(by_ts)));
+            prop_assert_eq!(read(&forward, 20 + pad + 2), ts.wrapping_add(by_ts));
             prop_assert_eq!(read(&forward, 20 + pad + 6), ecr);
 
             let mut reverse = bytes.clone();
@@ -393,7 +315,6 @@ mod tests {
             let _ = translate(&mut bytes, l4, protocol, &to);
             let _ = shift_forward(&mut bytes, Shift { seq: 1, ts: 2 });
             let _ = shift_reverse(&mut bytes, Shift { seq: 1, ts: 2 });
-            let _ = timestamp_value(&mut bytes);
         }
     }
 

@@ -1,0 +1,137 @@
+//! What the management core asks for, taken between bursts, and what the worker
+//! tells it. Nothing is allocated or freed: an update's parts change places and
+//! go back.
+
+use super::message::{COMMANDS_PER_POLL, Command, Reply, Scan, Update};
+use super::{PortFacts, Worker};
+use crate::conntrack::entry::State;
+use crate::ids::SlotIx;
+use crate::io::BurstIo;
+
+/// Table slots a scan looks at between two bursts.
+const SCAN_PER_POLL: u32 = 256;
+
+impl<Io: BurstIo> Worker<Io> {
+    /// Takes a few commands.
+    #[inline]
+    pub(super) fn commands(&mut self) -> usize {
+        if !self.backlog.is_empty() {
+            self.work_off_backlog();
+        }
+        let mut taken = 0;
+        while taken < COMMANDS_PER_POLL {
+            let Some(command) = self.link.commands.pop() else {
+                break;
+            };
+            taken += 1;
+            match command {
+                Command::Apply(update) => self.apply(update),
+                Command::Neighbor(learned) => self.neighbor_learned(learned),
+                Command::Scan(scan) => self.start_scan(scan),
+                Command::Stop => {
+                    self.stopping = true;
+                    self.tell(Reply::Stopped);
+                }
+            }
+        }
+        taken
+    }
+
+    /// Tells the management core something. Where its ring is full, what must
+    /// arrive waits; what is only news is lost.
+    pub(super) fn tell(&mut self, reply: Reply) {
+        let Err(reply) = self.link.replies.push(reply) else {
+            return;
+        };
+        let must_arrive = matches!(
+            reply,
+            Reply::Applied(_) | Reply::Scanned(_) | Reply::Stopped
+        );
+        if must_arrive {
+            // Room for far more than can be under way: the management core
+            // sends the next update only after the last came back.
+            let _ = self.backlog.try_push(reply);
+        }
+    }
+
+    fn work_off_backlog(&mut self) {
+        while let Some(reply) = self.backlog.pop_at(0) {
+            if let Err(reply) = self.link.replies.push(reply) {
+                self.backlog.insert(0, reply);
+                return;
+            }
+        }
+    }
+
+    /// Puts a snapshot in force and sends the old one back.
+    pub(super) fn apply(&mut self, mut update: Box<Update>) {
+        for (set, ports) in update.new_sets.drain(..) {
+            if let Some(slot) = self.sets.get_mut(set.ix()) {
+                *slot = Some(ports);
+            }
+        }
+        for &set in &update.unwanted_sets {
+            let idle = self
+                .sets
+                .get_mut(set.ix())
+                .and_then(|slot| slot.take_if(|ports| ports.used_count() == 0));
+            if let Some(ports) = idle {
+                update.returned_sets.push((set, ports));
+            }
+        }
+        std::mem::swap(&mut self.snapshot, &mut update.snapshot);
+        let (new, old) = (&self.snapshot, &update.snapshot);
+
+        self.ports.clear();
+        self.ports
+            .extend(new.ports.iter().map(|port| PortFacts {
+                mac: port.mac,
+                mtu: port.mtu,
+            }));
+        self.min_mtu = self.ports.iter().map(|port| port.mtu).min().unwrap_or(0);
+        self.steers = new.steering.mode() == crate::snat::steering::SteeringMode::Software
+            && self.handover.to.len() > 1;
+        self.reset_limit
+            .set_rate(new.limits.resets_per_second, new.limits.resets_per_second);
+        self.sweep_limit
+            .set_rate(new.limits.resets_per_second, new.limits.resets_per_second);
+        self.icmp_limit
+            .set_rate(new.limits.icmp_per_second, new.limits.icmp_per_second);
+        let rerouted = new.route_generation != old.route_generation;
+        let servers_went = new.losses != old.losses;
+        self.sweep.start(rerouted, servers_went);
+        self.announce = 0;
+        self.stats.generation.set(new.generation);
+        self.tell(Reply::Applied(update));
+    }
+
+    fn start_scan(&mut self, scan: Box<Scan>) {
+        // One at a time: the management core waits for the answer.
+        if let Some(unfinished) = self.scan.replace(scan) {
+            self.tell(Reply::Scanned(unfinished));
+        }
+    }
+
+    /// Goes on with a scan, if one is under way.
+    pub(super) fn scan(&mut self) -> usize {
+        let Some(mut scan) = self.scan.take() else {
+            return 0;
+        };
+        let end = self.table.high_water();
+        let to = scan.cursor.saturating_add(SCAN_PER_POLL).min(end);
+        while scan.cursor < to && scan.found.len() < scan.limit {
+            let entry = self.table.get(SlotIx(scan.cursor));
+            scan.cursor += 1;
+            if entry.state != State::Free && scan.filter.matches(entry) {
+                scan.found.push(*entry);
+            }
+        }
+        if scan.cursor >= end || scan.found.len() >= scan.limit {
+            scan.now = self.now;
+            self.tell(Reply::Scanned(scan));
+        } else {
+            self.scan = Some(scan);
+        }
+        1
+    }
+}

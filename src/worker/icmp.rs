@@ -1,0 +1,150 @@
+//! ICMP that arrives: pings to our addresses, and errors about packets that
+//! the gateway translated.
+
+use super::parse::{L3, Packet};
+use super::path::{to_client, to_server};
+use super::{Worker, answer};
+use crate::conntrack::entry::Direction;
+use crate::conntrack::table::FlowTuple;
+use crate::ids::PortIx;
+use crate::io::{BurstIo, PacketBuf};
+use crate::nat::icmp::{Quote, quote, translate_error};
+use crate::stats::{DropReason, Event};
+use crate::wire::icmp::{IcmpType, IcmpView};
+
+/// What an ICMP message asks of us.
+enum Message {
+    EchoRequest,
+    Error(Quote),
+    Nothing(DropReason),
+}
+
+fn read(icmp: &[u8]) -> Message {
+    let Ok(view) = IcmpView::new_checked(icmp) else {
+        return Message::Nothing(DropReason::IcmpMalformed);
+    };
+    if !view.verify_checksum() {
+        return Message::Nothing(DropReason::IcmpMalformed);
+    }
+    if view.icmp_type() == IcmpType::ECHO_REQUEST {
+        return Message::EchoRequest;
+    }
+    match view.icmp_type() {
+        IcmpType::DEST_UNREACHABLE | IcmpType::TIME_EXCEEDED | IcmpType::PARAMETER_PROBLEM => {
+            quote(&view).map_or(Message::Nothing(DropReason::IcmpUnmatched), Message::Error)
+        }
+        _ => Message::Nothing(DropReason::IcmpUnsupported),
+    }
+}
+
+impl<Io: BurstIo> Worker<Io> {
+    pub(super) fn icmp(&mut self, packet: Io::Buf, at: &Packet, port: PortIx) {
+        if self.snapshot.address(at.dst).is_none() {
+            return self.discard(packet, DropReason::NotLocalAddress);
+        }
+        let end = L3 + usize::from(at.ip_len);
+        let Some(icmp) = packet.bytes().get(usize::from(at.l4)..end) else {
+            return self.discard(packet, DropReason::IcmpMalformed);
+        };
+        match read(icmp) {
+            Message::EchoRequest => self.echo(packet, at),
+            Message::Error(quote) => self.icmp_error(packet, at, &quote, port),
+            Message::Nothing(reason) => self.discard(packet, reason),
+        }
+    }
+
+    /// Answers a ping in the buffer it came in (RFC 1122 §3.2.2.6).
+    fn echo(&mut self, mut packet: Io::Buf, at: &Packet) {
+        if !self.icmp_limit.take(1, self.now) {
+            self.stats.event(Event::IcmpWithheld).add(1);
+            return;
+        }
+        let hop = match self.hop_towards(at.src) {
+            Ok(hop) => hop,
+            Err(reason) => return self.discard(packet, reason),
+        };
+        let end = L3 + usize::from(at.ip_len);
+        if !packet.set_len(end) {
+            return self.discard(packet, DropReason::IcmpMalformed);
+        }
+        let (head, message) = packet.bytes_mut().split_at_mut(usize::from(at.l4));
+        if let Ok(mut icmp) = IcmpView::new_checked(message) {
+            icmp.make_echo_reply();
+        }
+        answer::turn_around(&mut head[L3..], at);
+        self.stats.event(Event::EchoReplies).add(1);
+        self.emit(packet, hop);
+    }
+
+    /// Translates an error about a packet of a known connection and passes it
+    /// to the one who sent that packet.
+    fn icmp_error(&mut self, mut packet: Io::Buf, at: &Packet, quote: &Quote, port: PortIx) {
+        // The answer to the quoted packet would have this tuple.
+        let tuple = FlowTuple {
+            src: quote.tuple.dst,
+            dst: quote.tuple.src,
+            src_port: quote.tuple.dst_port,
+            dst_port: quote.tuple.src_port,
+            protocol: quote.protocol,
+        };
+        let hash = self.table.hash(&tuple);
+        let Some((slot, direction)) = self.table.find(hash, &tuple) else {
+            let owner = self.snapshot.steering.owner(
+                tuple.src,
+                tuple.dst,
+                tuple.src_port,
+                tuple.dst_port,
+            );
+            // No NIC hashes the quoted ports, so errors arrive anywhere.
+            if owner != self.ix && owner.ix() < self.handover.to.len() {
+                return self.hand_over(owner, port, packet);
+            }
+            return self.discard(packet, DropReason::IcmpUnmatched);
+        };
+        let entry = self.table.get(slot);
+        let (outer_src, outer_dst, inner, shift, hop) = match direction {
+            // About what we sent to the client; for the server.
+            Direction::Forward => {
+                let to = to_server(entry);
+                (to.src, to.dst, to, 0, entry.server_hop)
+            }
+            // About what we sent to the server; for the client. The error's
+            // source may be a router behind us: the client hears it from the
+            // VIP, and learns no inner address.
+            Direction::Reverse => {
+                let to = to_client(entry);
+                let shift = entry.seq_delta.wrapping_neg();
+                (to.src, to.dst, to, shift, entry.client_hop)
+            }
+        };
+        // As sent by the one who now gets the error: the way back of the way
+        // there.
+        let inner = crate::nat::rewrite::Mapping {
+            src: inner.dst,
+            dst: inner.src,
+            src_port: inner.dst_port,
+            dst_port: inner.src_port,
+        };
+        let hop = if hop == crate::conntrack::entry::Entry::NO_NEIGHBOR {
+            match self.find_hop(slot, direction) {
+                Ok(hop) => hop,
+                Err(reason) => return self.discard(packet, reason),
+            }
+        } else {
+            hop
+        };
+        if packet.bytes().get(L3 + 8).is_none_or(|&ttl| ttl <= 1) {
+            return self.discard(packet, DropReason::TtlExpired);
+        }
+        let end = L3 + usize::from(at.ip_len);
+        let translated = packet.bytes_mut().get_mut(L3..end).is_some_and(|ip| {
+            let l4 = usize::from(at.l4) - L3;
+            translate_error(ip, l4, outer_src, outer_dst, &inner, shift).is_ok()
+        });
+        if !translated {
+            return self.discard(packet, DropReason::IcmpMalformed);
+        }
+        self.stats.event(Event::IcmpTranslated).add(1);
+        self.emit(packet, hop);
+    }
+}

@@ -1,0 +1,109 @@
+//! The way out: next hop, link-layer header, transmit buffers.
+
+use std::net::Ipv4Addr;
+
+use super::Worker;
+use crate::ids::{NeighborIx, PortIx};
+use crate::io::{BurstIo, PacketBuf};
+use crate::neighbor::{Condition, Resolution};
+use crate::stats::{DropReason, Event};
+
+const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
+
+impl<Io: BurstIo> Worker<Io> {
+    /// Sends an IP packet, whose Ethernet header is still to be written, to a
+    /// next hop, or lets it wait until that is known.
+    #[inline]
+    pub(super) fn emit(&mut self, mut packet: Io::Buf, hop: NeighborIx) {
+        match self.neighbors.resolve(hop, self.now) {
+            Resolution::Send(l2, port) => {
+                let Some(ethernet) = packet.bytes_mut().first_chunk_mut::<14>() else {
+                    return self.discard(packet, DropReason::EthernetShort);
+                };
+                ethernet[..12].copy_from_slice(&l2);
+                ethernet[12..].copy_from_slice(&ETHERTYPE_IPV4);
+                self.transmit(packet, port);
+            }
+            Resolution::Wait => {
+                self.ask_neighbors();
+                if let Err(packet) = self.neighbors.wait(hop, packet) {
+                    self.discard(packet, DropReason::NeighborQueueFull);
+                }
+            }
+            Resolution::Unreachable => self.discard(packet, DropReason::NeighborUnreachable),
+        }
+    }
+
+    /// Puts a whole frame into the transmit buffer of `port`.
+    #[inline]
+    pub(super) fn transmit(&mut self, packet: Io::Buf, port: PortIx) {
+        let Some(buffer) = self.tx.get_mut(port.ix()) else {
+            return self.discard(packet, DropReason::NoRoute);
+        };
+        if buffer.is_full() {
+            self.flush_port(port);
+        }
+        if let Err(full) = self.tx[port.ix()].try_push(packet) {
+            self.discard(full.element(), DropReason::TxFull);
+        }
+    }
+
+    /// Hands all transmit buffers to the drivers. What one does not take stays
+    /// for the next round.
+    #[inline]
+    pub(super) fn flush(&mut self) {
+        for port in 0..self.tx.len() {
+            if !self.tx[port].is_empty() {
+                self.flush_port(PortIx(port as u8));
+            }
+        }
+    }
+
+    fn flush_port(&mut self, port: PortIx) {
+        let buffer = &mut self.tx[port.ix()];
+        let size = |buffer: &[Io::Buf]| {
+            buffer
+                .iter()
+                .map(|packet| packet.total_len() as u64)
+                .sum::<u64>()
+        };
+        let (packets, bytes) = (buffer.len(), size(buffer));
+        self.io.transmit(port, buffer);
+        let (left, left_bytes) = (buffer.len(), size(buffer));
+        let counters = self.stats.port(port);
+        counters.tx_packets.add((packets - left) as u64);
+        counters.tx_bytes.add(bytes - left_bytes);
+    }
+
+    /// The next hop towards an address, by the routing table.
+    pub(super) fn hop_towards(&mut self, destination: Ipv4Addr) -> Result<NeighborIx, DropReason> {
+        let hop = self
+            .snapshot
+            .routes
+            .lookup(destination)
+            .ok_or(DropReason::NoRoute)?;
+        self.neighbors
+            .index_of(hop, self.now)
+            .ok_or(DropReason::NeighborTableFull)
+    }
+
+    /// The MTU of the port that a next hop is on, bytes.
+    pub(super) fn mtu_towards(&self, hop: NeighborIx) -> u16 {
+        self.neighbors
+            .hop(hop)
+            .and_then(|neighbor| self.ports.get(neighbor.hop.port.ix()))
+            .map_or(u16::MAX, |port| port.mtu)
+    }
+
+    /// Sends what waited for next hops that are known now, and gives up what
+    /// waited for those that do not answer.
+    pub(super) fn release_waiting(&mut self) {
+        while let Some((hop, packet)) = self.neighbors.take_waiting(Condition::Known) {
+            self.stats.event(Event::NeighborHeld).add(1);
+            self.emit(packet, hop);
+        }
+        while let Some((_, packet)) = self.neighbors.take_waiting(Condition::Failed) {
+            self.discard(packet, DropReason::NeighborUnreachable);
+        }
+    }
+}
