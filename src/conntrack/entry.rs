@@ -173,9 +173,9 @@ pub mod flag {
     pub const TRANSLATE_SEQ: u16 = 1 << 0;
     /// TCP timestamps are shifted by `ts_delta`.
     pub const TRANSLATE_TS: u16 = 1 << 1;
-    /// `c_next`, `c_edge` hold what the client sent; set with its first segment.
+    /// `c_next`, `c_acked` hold what the client sent; set with its first segment.
     pub const CLIENT_SEEN: u16 = 1 << 2;
-    /// `s_next`, `s_edge` hold what the server sent.
+    /// `s_next`, `s_acked` hold what the server sent; set with its SYN-ACK.
     pub const SERVER_SEEN: u16 = 1 << 3;
     /// The client's FIN was seen; its end is `c_next`.
     pub const CLIENT_FIN: u16 = 1 << 4;
@@ -193,8 +193,11 @@ pub mod flag {
     pub const CLIENT_TS: u16 = 1 << 10;
     /// `last_ts` holds the newest timestamp value sent to the server.
     pub const TS_SEEN: u16 = 1 << 11;
-    /// A window scale was offered by both sides (RFC 7323 §2.2).
+    /// A window scale was offered by both sides (RFC 7323 §2.2); before the
+    /// server's SYN-ACK: by the client.
     pub const WINDOW_SCALED: u16 = 1 << 12;
+    /// The three-way handshake was completed.
+    pub const HANDSHAKE_DONE: u16 = 1 << 13;
 }
 
 /// No slot: the end of an intrusive list, or a link not in use.
@@ -238,14 +241,18 @@ pub struct Entry {
     pub c_next: u32,
     /// End of the furthest segment the server sent, in the server's numbering.
     pub s_next: u32,
-    /// Right edge of what the client may send: the server's largest
-    /// acknowledgement plus window, in the client's numbering.
-    pub c_edge: u32,
-    /// Right edge of what the server may send.
-    pub s_edge: u32,
-    /// Server-side minus client-side sequence number of the client's data.
+    /// Furthest acknowledgement the server sent, in the client's numbering: the
+    /// lowest sequence number it can be waiting for. The window above it is
+    /// bounded by the scale, not tracked, so that a packet of an established
+    /// connection needs nothing of the second cache line.
+    pub c_acked: u32,
+    /// Furthest acknowledgement the client sent, in the server's numbering.
+    pub s_acked: u32,
+    /// Server-side minus client-side sequence number of the client's data; 0
+    /// without [`flag::TRANSLATE_SEQ`].
     pub seq_delta: u32,
-    /// Server-side minus client-side timestamp value of the client.
+    /// Server-side minus client-side timestamp value of the client; 0 without
+    /// [`flag::TRANSLATE_TS`].
     pub ts_delta: u32,
 
     // Second cache line.
@@ -302,8 +309,8 @@ impl Entry {
         server_hop: Self::NO_NEIGHBOR,
         c_next: 0,
         s_next: 0,
-        c_edge: 0,
-        s_edge: 0,
+        c_acked: 0,
+        s_acked: 0,
         seq_delta: 0,
         ts_delta: 0,
         created: Millis(0),

@@ -5,5 +5,8 @@
 pub mod entry;
 pub mod hash;
 pub mod index;
+pub mod isn;
 pub mod table;
+pub mod tcp;
+pub mod timeouts;
 pub mod wheel;

@@ -3,4 +3,6 @@
 #![deny(unsafe_code)]
 
 pub mod icmp;
+pub mod rate;
+pub mod reset;
 pub mod rewrite;

@@ -49,6 +49,23 @@ impl Flags {
     pub const fn has(self, mask: Self) -> bool {
         self.0 & mask.0 == mask.0
     }
+
+    /// ACK is set, and neither SYN, FIN nor RST.
+    #[inline]
+    pub const fn is_plain_ack(self) -> bool {
+        self.0 & (Self::SYN.0 | Self::FIN.0 | Self::RST.0 | Self::ACK.0) == Self::ACK.0
+    }
+
+    /// A combination that no endpoint sends: SYN with FIN or RST, or nothing
+    /// of SYN, RST and ACK (RFC 9293 §3.10.7.4 drops the latter unread).
+    #[inline]
+    pub const fn is_nonsense(self) -> bool {
+        if self.has(Self::SYN) {
+            self.has(Self::FIN) || self.has(Self::RST)
+        } else {
+            !self.has(Self::RST) && !self.has(Self::ACK)
+        }
+    }
 }
 
 impl BitOr for Flags {
