@@ -1,0 +1,290 @@
+//! The configuration: one TOML file, read and validated as a whole before
+//! anything is touched. A [`Config`] can only be made by validation, so what
+//! holds one checks nothing again.
+//!
+//! Edits of a running gateway go the same way: the request is merged into the
+//! file's form and the whole is validated, in memory, into a new [`Config`].
+
+mod edit;
+mod network;
+mod problem;
+pub mod raw;
+mod runtime;
+mod services;
+mod units;
+mod validate;
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+
+pub use edit::request;
+pub use problem::Problem;
+
+use crate::conntrack::timeouts::Timeouts;
+use crate::service::schedule::Scheduler;
+use crate::service::snapshot::Answer;
+use raw::RawConfig;
+
+/// A valid configuration.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    pub runtime: Runtime,
+    /// In file order, which is that of `PortIx`.
+    pub ports: Vec<Port>,
+    pub routes: Vec<StaticRoute>,
+    pub pools: Vec<Pool>,
+    pub services: Vec<Service>,
+}
+
+/// A valid configuration and what about it looks unintended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Checked {
+    pub config: Config,
+    /// One line each.
+    pub warnings: Vec<Problem>,
+}
+
+/// `[runtime]`: the process as such.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Runtime {
+    /// Number of workers.
+    pub workers: u8,
+    /// The core of each worker, where they are pinned.
+    pub cores: Option<Vec<u16>>,
+    /// The core of everything else, where it is pinned.
+    pub main_core: Option<u16>,
+    pub hugepages: bool,
+    /// DPDK memory in bytes; see [`Config::memory`].
+    pub memory: Option<u64>,
+    /// Entries of each worker's connection table.
+    pub connections: u32,
+    /// Packet buffers of each worker; see [`Config::mbufs`].
+    pub mbufs: Option<u32>,
+    /// Sleep of a worker that found no packet; see [`Config::idle_sleep`].
+    pub idle_sleep: Option<Duration>,
+    /// Names the process on its host.
+    pub instance: String,
+    /// See [`Config::admin_socket`].
+    pub admin_socket: Option<PathBuf>,
+    /// Service slots.
+    pub max_services: u32,
+    /// Server slots.
+    pub max_servers: u32,
+    /// RSTs for unknown flows, per worker.
+    pub resets_per_second: u32,
+    /// ICMP messages, per worker.
+    pub icmp_per_second: u32,
+    /// Slots of the steering table where no NIC dictates it.
+    pub reta_size: u16,
+    /// Ports of local addresses.
+    pub local_ports: RangeInclusive<u16>,
+}
+
+/// What a port is made of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Device {
+    /// A TAP interface of this name.
+    Tap(String),
+    /// A PCI device, `DDDD:BB:DD.F`.
+    Pci(String),
+    /// A DPDK virtual device with its arguments.
+    Vdev(String),
+}
+
+/// Who delivers packets to the worker that owns their flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SteeringChoice {
+    /// The NIC if it can, else the workers among themselves.
+    Auto,
+    /// The NIC, or the start fails.
+    Rss,
+    /// The workers among themselves.
+    Software,
+}
+
+/// `[[port]]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Port {
+    pub name: String,
+    pub device: Device,
+    /// The network namespace of a TAP's kernel side.
+    pub netns: Option<String>,
+    /// The port's own addresses with their networks; at least one.
+    pub addresses: Vec<Ipv4Net>,
+    pub gateway: Option<Ipv4Addr>,
+    /// Largest IP packet, bytes.
+    pub mtu: u16,
+    pub rx_descriptors: u16,
+    pub tx_descriptors: u16,
+    pub steering: SteeringChoice,
+}
+
+/// `[[route]]`
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StaticRoute {
+    pub to: Ipv4Net,
+    /// On a network of some port.
+    pub via: Ipv4Addr,
+}
+
+/// `[[pool]]`: local addresses.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pool {
+    pub name: String,
+    /// At least one.
+    pub addresses: Vec<Ipv4Addr>,
+}
+
+/// Transport protocol of a service.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    /// The IP protocol number.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => crate::conntrack::entry::proto::TCP,
+            Self::Udp => crate::conntrack::entry::proto::UDP,
+        }
+    }
+
+    /// The name in the file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+/// `[[service]]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Service {
+    pub name: String,
+    pub vip: SocketAddrV4,
+    pub protocol: Protocol,
+    pub scheduler: Scheduler,
+    /// Name of its pool, which exists.
+    pub pool: String,
+    pub unknown_flow: Answer,
+    pub on_expire: Answer,
+    /// Milliseconds; 0: never.
+    pub syn_retry_ms: u16,
+    /// SYNs for one connection, the first included.
+    pub syn_attempts: u8,
+    /// SYN failures in a row; 0: never.
+    pub fail_after: u16,
+    pub timeouts: Timeouts,
+    pub servers: Vec<Server>,
+}
+
+/// How the operator wants a server to take part.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AdminState {
+    Up,
+    Draining,
+    Down,
+}
+
+/// `[[service.server]]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Server {
+    pub name: String,
+    pub address: SocketAddrV4,
+    /// 0 to 65,535.
+    pub weight: u32,
+    pub state: AdminState,
+}
+
+impl Config {
+    /// Reads and validates a file.
+    ///
+    /// # Errors
+    /// The first problem found, with file, line and key.
+    pub fn load(path: &Path) -> Result<Checked, Problem> {
+        let file = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Problem::new(format!("can't be read: {error}")).located(&file, ""))?;
+        Self::parse(&file, &text)
+    }
+
+    /// Validates `text`, naming it `file` in problems.
+    ///
+    /// # Errors
+    /// See [`Config::load`].
+    pub fn parse(file: &str, text: &str) -> Result<Checked, Problem> {
+        let raw: RawConfig = toml::from_str(text)
+            .map_err(|error| Problem::from_toml(&error, text).located(file, text))?;
+        let mut checked =
+            validate::validate(&raw).map_err(|problem| problem.located(file, text))?;
+        for warning in &mut checked.warnings {
+            *warning = warning.clone().located(file, text);
+        }
+        Ok(checked)
+    }
+
+    /// The file that reads back as this configuration. Keys that have their
+    /// default value are left out.
+    pub fn to_toml(&self) -> String {
+        // Strings, numbers, booleans and lists and tables of them under string
+        // keys: nothing that TOML can't say.
+        toml::to_string(&self.to_raw()).expect("the configuration has a TOML form")
+    }
+
+    fn to_raw(&self) -> RawConfig {
+        fn list<T, R>(items: &[T], to_raw: impl Fn(&T) -> R) -> Option<Vec<R>> {
+            (!items.is_empty()).then(|| items.iter().map(to_raw).collect())
+        }
+        RawConfig {
+            runtime: Some(self.runtime.to_raw()),
+            port: list(&self.ports, Port::to_raw),
+            route: list(&self.routes, StaticRoute::to_raw),
+            pool: list(&self.pools, Pool::to_raw),
+            service: list(&self.services, Service::to_raw),
+        }
+    }
+
+    /// Path of the admin socket.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.runtime.admin_socket_or_default()
+    }
+
+    /// How long a worker that found no packet sleeps; zero: it polls on. The
+    /// default saves a core where no port is a NIC.
+    pub fn idle_sleep(&self) -> Duration {
+        let nic = self.ports.iter().any(|port| matches!(port.device, Device::Pci(_)));
+        let default = if nic { Duration::ZERO } else { Duration::from_micros(50) };
+        self.runtime.idle_sleep.unwrap_or(default)
+    }
+
+    /// Packet buffers of each worker. The default fills every descriptor of
+    /// the worker's queues and leaves 2,048 for bursts, caches and packets
+    /// that wait for a next hop.
+    pub fn mbufs(&self) -> u32 {
+        let descriptors: u32 = self
+            .ports
+            .iter()
+            .map(|port| u32::from(port.rx_descriptors) + u32::from(port.tx_descriptors))
+            .sum();
+        self.runtime.mbufs.unwrap_or((descriptors + 2_048).next_power_of_two())
+    }
+
+    /// DPDK memory in bytes, a multiple of 2 MiB. The default holds the packet
+    /// buffers (2,560 bytes each with their headers), a quarter more for what
+    /// falls between pages, and 64 MiB for rings and drivers.
+    pub fn memory(&self) -> u64 {
+        let buffers = u64::from(self.runtime.workers) * u64::from(self.mbufs()) * 2_560;
+        let default = (buffers + buffers / 4 + (64 << 20)).next_multiple_of(2 << 20);
+        self.runtime.memory.unwrap_or(default)
+    }
+}
+
+#[cfg(test)]
+mod tests;

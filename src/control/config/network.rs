@@ -1,0 +1,349 @@
+//! `[[port]]`, `[[route]]` and `[[pool]]`.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use super::problem::{Place, Problem};
+use super::raw::{RawPool, RawPort, RawRoute};
+use super::units::{parse_address, parse_addresses, parse_interface, parse_network};
+use super::validate::{Unique, choice, name, number, parsed, required, unless};
+use super::{Device, Pool, Port, StaticRoute, SteeringChoice};
+
+/// Ports at most; `PortIx` is a byte, and every worker polls every port.
+const PORTS_MAX: usize = 32;
+
+/// Local addresses in a pool at most: every server has a set of ports for each.
+const POOL_MAX: usize = 1_024;
+
+const MTU: u16 = 1_500;
+const DESCRIPTORS: u16 = 1_024;
+
+/// Longest interface name (`IFNAMSIZ` less the final 0, netdevice(7)).
+const INTERFACE_NAME_MAX: usize = 15;
+
+const STEERING: [(&str, SteeringChoice); 3] = [
+    ("auto", SteeringChoice::Auto),
+    ("rss", SteeringChoice::Rss),
+    ("software", SteeringChoice::Software),
+];
+
+pub(super) fn ports(
+    root: &Place<'_>,
+    raw: &[RawPort],
+    warnings: &mut Vec<Problem>,
+) -> Result<Vec<Port>, Problem> {
+    let at = root.key("port");
+    if raw.is_empty() {
+        return Err(at.problem("there is none; give at least one [[port]]"));
+    }
+    if raw.len() > PORTS_MAX {
+        return Err(at.problem(format!("there are {}; give at most {PORTS_MAX}", raw.len())));
+    }
+    let (mut names, mut devices, mut addresses) =
+        (Unique::new(), Unique::new(), Unique::new());
+    let mut ports: Vec<Port> = Vec::with_capacity(raw.len());
+    for (index, raw) in raw.iter().enumerate() {
+        let at = at.item(index, raw.name.as_deref().unwrap_or_default());
+        let port = port(&at, raw)?;
+        let owner = format!("port {}", port.name);
+        names.claim(&at.key("name"), port.name.clone(), &format!("{:?}", port.name), "another port")?;
+        let device = port.device_text();
+        devices.claim(&at.key("device"), device.clone(), &device, &owner)?;
+        let listed = at.key("addresses");
+        for (index, net) in port.addresses.iter().enumerate() {
+            let at = listed.item(index, "");
+            addresses.claim(&at, net.addr(), &net.addr(), &owner)?;
+            let overlaps = |other: &&Port| other.addresses.iter().any(|its| meet(its, net));
+            if let Some(other) = ports.iter().find(overlaps) {
+                warnings.push(at.problem(format!(
+                    "the network {} is also on port {}; a destination in both goes out of the one listed first",
+                    net.trunc(),
+                    other.name
+                )));
+            }
+        }
+        if let Some(other) = ports.iter().find(|other| other.gateway.is_some())
+            && port.gateway.is_some()
+        {
+            warnings.push(at.key("gateway").problem(format!(
+                "port {} has a gateway too, and only that one is used; give networks behind this one as [[route]]",
+                other.name
+            )));
+        }
+        ports.push(port);
+    }
+    for (index, port) in ports.iter().enumerate() {
+        let at = at.item(index, &port.name);
+        if let Some(gateway) = port.gateway {
+            not_ours(&at.key("gateway"), gateway, &ports)?;
+        }
+    }
+    Ok(ports)
+}
+
+fn meet(a: &Ipv4Net, b: &Ipv4Net) -> bool {
+    a.contains(&b.network()) || b.contains(&a.network())
+}
+
+/// A router's address can't be one of the gateway's own.
+fn not_ours(at: &Place<'_>, router: Ipv4Addr, ports: &[Port]) -> Result<(), Problem> {
+    let has = |port: &&Port| port.addresses.iter().any(|net| net.addr() == router);
+    match ports.iter().find(has) {
+        None => Ok(()),
+        Some(port) => Err(at.problem(format!(
+            "{router} is the address of port {} itself; give the router's",
+            port.name
+        ))),
+    }
+}
+
+fn port(at: &Place<'_>, raw: &RawPort) -> Result<Port, Problem> {
+    let named = required(&at.key("name"), raw.name.as_ref(), "a name, such as \"wan\"")?;
+    let device = device(&at.key("device"), raw)?;
+    let tap = matches!(device, Device::Tap(_));
+    let netns = match &raw.netns {
+        None => None,
+        Some(_) if !tap => {
+            return Err(at.key("netns").problem(
+                "only a TAP has a kernel side that can be in a namespace; leave it out",
+            ));
+        }
+        Some(text) if text.is_empty() || text.contains(['/', '\0']) || text.starts_with('.') => {
+            return Err(at.key("netns").problem(format!(
+                "{text:?} names no namespace; give a name as \"ip netns\" lists it"
+            )));
+        }
+        Some(text) => Some(text.clone()),
+    };
+    let listed = at.key("addresses");
+    let texts = raw.addresses.as_deref().unwrap_or_default();
+    if texts.is_empty() {
+        return Err(listed.problem("there is none; give at least one, such as [\"10.0.0.1/24\"]"));
+    }
+    let addresses = texts
+        .iter()
+        .enumerate()
+        .map(|(index, text)| parsed(&listed.item(index, ""), text, parse_interface))
+        .collect::<Result<Vec<_>, _>>()?;
+    let gateway = match &raw.gateway {
+        None => None,
+        Some(text) => Some(gateway(&at.key("gateway"), text, &addresses)?),
+    };
+    let mtu_at = at.key("mtu");
+    let mtu = number(&mtu_at, raw.mtu, MTU, 576..=9_600)?;
+    if tap && mtu > 1_500 {
+        return Err(mtu_at.problem(format!("is {mtu}; a TAP has at most 1500")));
+    }
+    Ok(Port {
+        name: name(&at.key("name"), named)?.to_owned(),
+        device,
+        netns,
+        addresses,
+        gateway,
+        mtu,
+        rx_descriptors: descriptors(&at.key("rx-descriptors"), raw.rx_descriptors)?,
+        tx_descriptors: descriptors(&at.key("tx-descriptors"), raw.tx_descriptors)?,
+        steering: choice(&at.key("steering"), raw.steering.as_deref(), &STEERING)?,
+    })
+}
+
+fn gateway(at: &Place<'_>, text: &str, addresses: &[Ipv4Net]) -> Result<Ipv4Addr, Problem> {
+    let gateway = parsed(at, text, parse_address)?;
+    if addresses.iter().any(|net| net.contains(&gateway)) {
+        return Ok(gateway);
+    }
+    Err(at.problem(format!(
+        "{gateway} is in none of the port's networks; give a router in {}",
+        addresses[0].trunc()
+    )))
+}
+
+fn descriptors(at: &Place<'_>, value: Option<i64>) -> Result<u16, Problem> {
+    let count: u16 = number(at, value, DESCRIPTORS, 64..=32_768)?;
+    if !count.is_power_of_two() {
+        return Err(at.problem(format!(
+            "is {count}; give a power of two, such as {}",
+            count.next_power_of_two()
+        )));
+    }
+    Ok(count)
+}
+
+fn device(at: &Place<'_>, raw: &RawPort) -> Result<Device, Problem> {
+    let text = required(
+        at,
+        raw.device.as_ref(),
+        "\"tap:NAME\", a PCI address such as \"0000:03:00.0\", or \"vdev:ARGUMENTS\"",
+    )?;
+    if let Some(interface) = text.strip_prefix("tap:") {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if !(1..=INTERFACE_NAME_MAX).contains(&interface.len()) || !interface.bytes().all(allowed) {
+            return Err(at.problem(format!(
+                "{interface:?} is no interface name; give 1 to {INTERFACE_NAME_MAX} letters, digits, dots, hyphens or underscores"
+            )));
+        }
+        return Ok(Device::Tap(interface.to_owned()));
+    }
+    if let Some(arguments) = text.strip_prefix("vdev:") {
+        if !arguments.starts_with("net_") || arguments.contains(char::is_whitespace) {
+            return Err(at.problem(format!(
+                "{arguments:?} is no DPDK network device; give one such as \"vdev:net_af_packet0,iface=eth0\""
+            )));
+        }
+        return Ok(Device::Vdev(arguments.to_owned()));
+    }
+    if is_pci(text) {
+        return Ok(Device::Pci(text.to_ascii_lowercase()));
+    }
+    let right = if is_pci(&format!("0000:{text}")) {
+        format!("give the domain too: \"0000:{text}\"")
+    } else {
+        "give \"tap:NAME\", a PCI address such as \"0000:03:00.0\", or \"vdev:ARGUMENTS\"".to_owned()
+    };
+    Err(at.problem(format!("{text:?} is no device; {right}")))
+}
+
+/// `DDDD:BB:DD.F` in hexadecimal.
+fn is_pci(text: &str) -> bool {
+    let shape = "hhhh:hh:hh.h";
+    text.len() == shape.len()
+        && text.bytes().zip(shape.bytes()).all(|(byte, kind)| match kind {
+            b'h' => byte.is_ascii_hexdigit(),
+            separator => byte == separator,
+        })
+}
+
+impl Port {
+    /// The device as the file names it.
+    pub fn device_text(&self) -> String {
+        match &self.device {
+            Device::Tap(interface) => format!("tap:{interface}"),
+            Device::Pci(address) => address.clone(),
+            Device::Vdev(arguments) => format!("vdev:{arguments}"),
+        }
+    }
+
+    pub(super) fn to_raw(&self) -> RawPort {
+        let (steering, _) =
+            STEERING.into_iter().find(|(_, choice)| *choice == self.steering).unwrap_or(STEERING[0]);
+        RawPort {
+            name: Some(self.name.clone()),
+            device: Some(self.device_text()),
+            netns: self.netns.clone(),
+            addresses: Some(self.addresses.iter().map(Ipv4Net::to_string).collect()),
+            gateway: self.gateway.map(|address| address.to_string()),
+            mtu: unless(self.mtu, MTU, i64::from),
+            rx_descriptors: unless(self.rx_descriptors, DESCRIPTORS, i64::from),
+            tx_descriptors: unless(self.tx_descriptors, DESCRIPTORS, i64::from),
+            steering: unless(steering, STEERING[0].0, str::to_owned),
+        }
+    }
+}
+
+pub(super) fn routes(
+    root: &Place<'_>,
+    raw: &[RawRoute],
+    ports: &[Port],
+) -> Result<Vec<StaticRoute>, Problem> {
+    let at = root.key("route");
+    let mut networks = Unique::new();
+    let mut routes = Vec::with_capacity(raw.len());
+    for (index, raw) in raw.iter().enumerate() {
+        let at = at.item(index, "");
+        let (to_at, via_at) = (at.key("to"), at.key("via"));
+        let to = required(&to_at, raw.to.as_ref(), "a network, such as \"10.9.0.0/16\"")?;
+        let to = parsed(&to_at, to, parse_network)?;
+        let via = required(&via_at, raw.via.as_ref(), "the address of a router")?;
+        let via = parsed(&via_at, via, parse_address)?;
+        networks.claim(&to_at, to, &to, "another route")?;
+        if !on_link(via, ports) {
+            return Err(via_at.problem(format!(
+                "{via} is in no port's network; give a router that is"
+            )));
+        }
+        not_ours(&via_at, via, ports)?;
+        routes.push(StaticRoute { to, via });
+    }
+    Ok(routes)
+}
+
+impl StaticRoute {
+    pub(super) fn to_raw(&self) -> RawRoute {
+        RawRoute { to: Some(self.to.to_string()), via: Some(self.via.to_string()) }
+    }
+}
+
+/// Whether some port's network holds `address`.
+fn on_link(address: Ipv4Addr, ports: &[Port]) -> bool {
+    ports.iter().flat_map(|port| &port.addresses).any(|net| net.contains(&address))
+}
+
+pub(super) fn pools(
+    root: &Place<'_>,
+    raw: &[RawPool],
+    ports: &[Port],
+    warnings: &mut Vec<Problem>,
+) -> Result<Vec<Pool>, Problem> {
+    let at = root.key("pool");
+    let (mut names, mut taken) = (Unique::new(), Unique::new());
+    for port in ports {
+        for net in &port.addresses {
+            taken.claim(&at, net.addr(), &net.addr(), &format!("port {}", port.name))?;
+        }
+    }
+    let mut pools = Vec::with_capacity(raw.len());
+    for (index, raw) in raw.iter().enumerate() {
+        let at = at.item(index, raw.name.as_deref().unwrap_or_default());
+        let named = required(&at.key("name"), raw.name.as_ref(), "a name, such as \"default\"")?;
+        let named = name(&at.key("name"), named)?;
+        names.claim(&at.key("name"), named.to_owned(), &format!("{named:?}"), "another pool")?;
+        let owner = format!("pool {named}");
+        let listed = at.key("addresses");
+        let mut addresses = Vec::new();
+        for (index, text) in raw.addresses.iter().flatten().enumerate() {
+            let at = listed.item(index, "");
+            let range = parsed(&at, text, parse_addresses)?;
+            let (first, last) = (u32::from(*range.start()), u32::from(*range.end()));
+            if last - first >= (POOL_MAX - addresses.len()) as u32 {
+                return Err(listed
+                    .problem(format!("has more than {POOL_MAX} addresses; give at most that many")));
+            }
+            for address in (first..=last).map(Ipv4Addr::from) {
+                taken.claim(&at, address, &address, &owner)?;
+                addresses.push(address);
+            }
+            let off_link = |&&address: &&Ipv4Addr| !on_link(address, ports);
+            let added = &addresses[addresses.len() - (last - first + 1) as usize..];
+            if let Some(address) = added.iter().find(off_link) {
+                warnings.push(at.problem(format!(
+                    "{address} is in no port's network; real servers answer it only if a router sends it here"
+                )));
+            }
+        }
+        if addresses.is_empty() {
+            return Err(listed.problem("there is none; give at least one local address"));
+        }
+        pools.push(Pool { name: named.to_owned(), addresses });
+    }
+    Ok(pools)
+}
+
+impl Pool {
+    pub(super) fn to_raw(&self) -> RawPool {
+        let mut ranges: Vec<(Ipv4Addr, Ipv4Addr)> = Vec::new();
+        for &address in &self.addresses {
+            match ranges.last_mut() {
+                Some((_, last)) if u32::from(*last) + 1 == u32::from(address) => *last = address,
+                _ => ranges.push((address, address)),
+            }
+        }
+        let text = |(first, last): (Ipv4Addr, Ipv4Addr)| {
+            if first == last { first.to_string() } else { format!("{first}-{last}") }
+        };
+        RawPool {
+            name: Some(self.name.clone()),
+            addresses: Some(ranges.into_iter().map(text).collect()),
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! `[[service]]` and `[[service.server]]`.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use super::problem::{Place, Problem, nearest};
+use super::raw::{RawServer, RawService, RawTimeouts};
+use super::units::{format_duration, parse_duration, parse_endpoint};
+use super::validate::{Unique, choice, name, number, parsed, required, unless};
+use super::{AdminState, Config, Protocol, Server, Service};
+use crate::conntrack::timeouts::Timeouts;
+use crate::service::schedule::Scheduler;
+use crate::service::snapshot::Answer;
+
+/// LVS's default, a quarter of TCP's first retransmission timer (RFC 6298 §2.1).
+const SYN_RETRY_MS: u16 = 250;
+const SYN_ATTEMPTS: u8 = 3;
+const WEIGHT: u32 = 1;
+const WEIGHT_MAX: u32 = 65_535;
+
+const TIMEOUT_MIN: Duration = Duration::from_millis(100);
+const TIMEOUT_MAX: Duration = Duration::from_secs(7 * 86_400);
+
+/// RFC 4787 REQ-5: a UDP mapping must not expire in less than two minutes.
+const UDP_TIMEOUT_FLOOR_MS: u32 = 120_000;
+
+const PROTOCOL: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
+const SCHEDULER: [(&str, Scheduler); 4] = [
+    ("wrr", Scheduler::WeightedRoundRobin),
+    ("rr", Scheduler::RoundRobin),
+    ("wlc", Scheduler::WeightedLeastConnections),
+    ("sh", Scheduler::SourceHash),
+];
+const UNKNOWN_FLOW: [(&str, Answer); 2] = [("reset", Answer::Reset), ("drop", Answer::Silent)];
+const ON_EXPIRE: [(&str, Answer); 2] = [("reset", Answer::Reset), ("silent", Answer::Silent)];
+const STATE: [(&str, AdminState); 3] =
+    [("up", AdminState::Up), ("draining", AdminState::Draining), ("down", AdminState::Down)];
+
+/// Each timeout: its key, and where it stands in both forms.
+type TimeoutKey = (
+    &'static str,
+    fn(&RawTimeouts) -> Option<&String>,
+    fn(&mut RawTimeouts) -> &mut Option<String>,
+    fn(&mut Timeouts) -> &mut u32,
+);
+const TIMEOUTS: [TimeoutKey; 6] = [
+    ("half-open", |r| r.half_open.as_ref(), |r| &mut r.half_open, |t| &mut t.half_open),
+    ("established", |r| r.established.as_ref(), |r| &mut r.established, |t| &mut t.established),
+    ("half-closed", |r| r.half_closed.as_ref(), |r| &mut r.half_closed, |t| &mut t.half_closed),
+    ("time-wait", |r| r.time_wait.as_ref(), |r| &mut r.time_wait, |t| &mut t.time_wait),
+    ("closed", |r| r.closed.as_ref(), |r| &mut r.closed, |t| &mut t.closed),
+    ("udp", |r| r.udp.as_ref(), |r| &mut r.udp, |t| &mut t.udp),
+];
+
+/// `config` has everything but services.
+pub(super) fn services(
+    root: &Place<'_>,
+    raw: &[RawService],
+    config: &Config,
+    warnings: &mut Vec<Problem>,
+) -> Result<Vec<Service>, Problem> {
+    let at = root.key("service");
+    let mut own: HashMap<Ipv4Addr, String> = HashMap::new();
+    for port in &config.ports {
+        own.extend(port.addresses.iter().map(|net| (net.addr(), format!("of port {}", port.name))));
+    }
+    for pool in &config.pools {
+        own.extend(pool.addresses.iter().map(|&local| (local, format!("of pool {}", pool.name))));
+    }
+    let (mut names, mut endpoints) = (Unique::new(), Unique::new());
+    let mut services: Vec<Service> = Vec::with_capacity(raw.len());
+    for (index, raw) in raw.iter().enumerate() {
+        let at = at.item(index, raw.name.as_deref().unwrap_or_default());
+        let service = service(&at, raw, config, warnings)?;
+        let (vip, vip_at) = (service.vip, at.key("vip"));
+        names.claim(
+            &at.key("name"),
+            service.name.clone(),
+            &format!("{:?}", service.name),
+            "another service",
+        )?;
+        endpoints.claim(
+            &vip_at,
+            (vip, service.protocol),
+            &format!("{vip} {}", service.protocol.name()),
+            &format!("service {}", service.name),
+        )?;
+        if let Some(owner) = own.get(vip.ip()) {
+            return Err(vip_at.problem(format!(
+                "{} is an address {owner}; give an address that only services have",
+                vip.ip()
+            )));
+        }
+        services.push(service);
+    }
+    let (count, most) = (services.len(), config.runtime.max_services);
+    if count > most as usize {
+        return Err(at.problem(format!(
+            "there are {count}, but runtime.max-services is {most}; raise it, or take services out"
+        )));
+    }
+    let (count, most): (usize, _) =
+        (services.iter().map(|service| service.servers.len()).sum(), config.runtime.max_servers);
+    if count > most as usize {
+        return Err(at.problem(format!(
+            "there are {count} servers, but runtime.max-servers is {most}; raise it, or take servers out"
+        )));
+    }
+    for service in &services {
+        own.insert(*service.vip.ip(), format!("of service {}", service.name));
+    }
+    check_servers(&at, &services, &own, config, warnings)?;
+    Ok(services)
+}
+
+/// A server can't be the gateway itself, and should have a route to it.
+fn check_servers(
+    at: &Place<'_>,
+    services: &[Service],
+    own: &HashMap<Ipv4Addr, String>,
+    config: &Config,
+    warnings: &mut Vec<Problem>,
+) -> Result<(), Problem> {
+    let everywhere = config.ports.iter().any(|port| port.gateway.is_some());
+    let routed = |address: &Ipv4Addr| {
+        everywhere
+            || config.ports.iter().flat_map(|port| &port.addresses).any(|net| net.contains(address))
+            || config.routes.iter().any(|route| route.to.contains(address))
+    };
+    for (index, service) in services.iter().enumerate() {
+        let at = at.item(index, &service.name);
+        let listed = at.key("server");
+        for (index, server) in service.servers.iter().enumerate() {
+            let at = listed.item(index, &server.name);
+            let address = server.address.ip();
+            if let Some(owner) = own.get(address) {
+                return Err(at.key("address").problem(format!(
+                    "{address} is an address {owner}; give a real server's"
+                )));
+            }
+            if !routed(address) {
+                warnings.push(at.key("address").problem(format!(
+                    "no route leads to {address}; add a [[route]] or a gateway to a port"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn service(
+    at: &Place<'_>,
+    raw: &RawService,
+    config: &Config,
+    warnings: &mut Vec<Problem>,
+) -> Result<Service, Problem> {
+    let named = required(&at.key("name"), raw.name.as_ref(), "a name, such as \"web\"")?;
+    let named = name(&at.key("name"), named)?;
+    let vip_at = at.key("vip");
+    let vip = required(&vip_at, raw.vip.as_ref(), "ADDRESS:PORT, such as \"10.0.0.100:80\"")?;
+    let vip = parsed(&vip_at, vip, parse_endpoint)?;
+    let protocol = choice(&at.key("protocol"), raw.protocol.as_deref(), &PROTOCOL)?;
+    let timeouts = timeouts(&at.key("timeouts"), raw.timeouts.as_ref())?;
+    if protocol == Protocol::Udp && timeouts.udp < UDP_TIMEOUT_FLOOR_MS {
+        warnings.push(at.key("timeouts").key("udp").problem(
+            "is below 2 minutes, the least that RFC 4787 allows; quiet flows will break",
+        ));
+    }
+    Ok(Service {
+        name: named.to_owned(),
+        vip,
+        protocol,
+        scheduler: choice(&at.key("scheduler"), raw.scheduler.as_deref(), &SCHEDULER)?,
+        pool: pool(&at.key("pool"), raw.pool.as_deref(), config)?,
+        unknown_flow: choice(&at.key("unknown-flow"), raw.unknown_flow.as_deref(), &UNKNOWN_FLOW)?,
+        on_expire: choice(&at.key("on-expire"), raw.on_expire.as_deref(), &ON_EXPIRE)?,
+        syn_retry_ms: syn_retry(&at.key("syn-retry-after"), raw.syn_retry_after.as_deref())?,
+        syn_attempts: number(&at.key("syn-attempts"), raw.syn_attempts, SYN_ATTEMPTS, 1..=10)?,
+        fail_after: number(&at.key("fail-after"), raw.fail_after, 0, 0..=u16::MAX)?,
+        timeouts,
+        servers: servers(&at.key("server"), raw.server.as_deref().unwrap_or_default())?,
+    })
+}
+
+fn pool(at: &Place<'_>, given: Option<&str>, config: &Config) -> Result<String, Problem> {
+    let pools = &config.pools;
+    match given {
+        Some(given) if pools.iter().any(|pool| pool.name == given) => Ok(given.to_owned()),
+        Some(given) => {
+            let names: Vec<&str> = pools.iter().map(|pool| pool.name.as_str()).collect();
+            let right = match nearest(given, &names) {
+                Some(near) => format!("did you mean {near:?}?"),
+                None => "give the name of a [[pool]]".to_owned(),
+            };
+            Err(at.problem(format!("there is no pool {given:?}; {right}")))
+        }
+        None => match pools.as_slice() {
+            [only] => Ok(only.name.clone()),
+            [] => Err(at.problem("there is no pool; add a [[pool]] with local addresses")),
+            several => Err(at.problem(format!(
+                "is missing, and there are {} pools; give one's name",
+                several.len()
+            ))),
+        },
+    }
+}
+
+fn syn_retry(at: &Place<'_>, given: Option<&str>) -> Result<u16, Problem> {
+    let Some(text) = given else {
+        return Ok(SYN_RETRY_MS);
+    };
+    match parsed(at, text, parse_duration)?.as_millis() {
+        millis @ (0 | 10..=60_000) => Ok(millis as u16),
+        _ => Err(at.problem(format!("is {text}; give \"10ms\" to \"60s\", or \"0ms\" for never"))),
+    }
+}
+
+fn timeouts(at: &Place<'_>, raw: Option<&RawTimeouts>) -> Result<Timeouts, Problem> {
+    let mut timeouts = Timeouts::default();
+    for (key, given, _, stored) in TIMEOUTS {
+        let Some(text) = raw.and_then(given) else { continue };
+        let at = at.key(key);
+        let timeout = parsed(&at, text, parse_duration)?;
+        if !(TIMEOUT_MIN..=TIMEOUT_MAX).contains(&timeout) {
+            return Err(at.problem(format!("is {text}; give \"100ms\" to \"7d\"")));
+        }
+        *stored(&mut timeouts) = timeout.as_millis() as u32;
+    }
+    timeouts.udp_one_way = timeouts.udp;
+    Ok(timeouts)
+}
+
+fn servers(at: &Place<'_>, raw: &[RawServer]) -> Result<Vec<Server>, Problem> {
+    let (mut names, mut addresses) = (Unique::new(), Unique::new());
+    let mut servers = Vec::with_capacity(raw.len());
+    for (index, raw) in raw.iter().enumerate() {
+        let at = at.item(index, raw.name.as_deref().or(raw.address.as_deref()).unwrap_or_default());
+        let address_at = at.key("address");
+        let address =
+            required(&address_at, raw.address.as_ref(), "ADDRESS:PORT, such as \"10.0.1.1:8080\"")?;
+        let address = parsed(&address_at, address, parse_endpoint)?;
+        let server = Server {
+            name: match &raw.name {
+                Some(given) => name(&at.key("name"), given)?.to_owned(),
+                None => address.to_string(),
+            },
+            address,
+            weight: number(&at.key("weight"), raw.weight, WEIGHT, 0..=WEIGHT_MAX)?,
+            state: choice(&at.key("state"), raw.state.as_deref(), &STATE)?,
+        };
+        names.claim(
+            &at.key("name"),
+            server.name.clone(),
+            &format_args!("{:?}", server.name),
+            "another server of the service",
+        )?;
+        addresses.claim(&address_at, address, &address, &format!("server {}", server.name))?;
+        servers.push(server);
+    }
+    Ok(servers)
+}
+
+/// The word for `value`, unless it is the first and so the default.
+fn word<T: Copy + PartialEq>(value: T, words: &[(&str, T)]) -> Option<String> {
+    let index = words.iter().position(|(_, candidate)| *candidate == value)?;
+    (index > 0).then(|| words[index].0.to_owned())
+}
+
+fn millis(ms: u32) -> String {
+    format_duration(Duration::from_millis(u64::from(ms)))
+}
+
+impl Service {
+    pub(super) fn to_raw(&self) -> RawService {
+        let mut timeouts = RawTimeouts::default();
+        let (mut mine, mut defaults) = (self.timeouts, Timeouts::default());
+        for (_, _, text, stored) in TIMEOUTS {
+            *text(&mut timeouts) = unless(*stored(&mut mine), *stored(&mut defaults), millis);
+        }
+        RawService {
+            name: Some(self.name.clone()),
+            vip: Some(self.vip.to_string()),
+            protocol: Some(self.protocol.name().to_owned()),
+            scheduler: word(self.scheduler, &SCHEDULER),
+            pool: Some(self.pool.clone()),
+            unknown_flow: word(self.unknown_flow, &UNKNOWN_FLOW),
+            on_expire: word(self.on_expire, &ON_EXPIRE),
+            syn_retry_after: unless(self.syn_retry_ms, SYN_RETRY_MS, |ms| millis(u32::from(ms))),
+            syn_attempts: unless(self.syn_attempts, SYN_ATTEMPTS, i64::from),
+            fail_after: unless(self.fail_after, 0, i64::from),
+            timeouts: unless(timeouts, RawTimeouts::default(), |timeouts| timeouts),
+            server: (!self.servers.is_empty())
+                .then(|| self.servers.iter().map(Server::to_raw).collect()),
+        }
+    }
+}
+
+impl Server {
+    pub(super) fn to_raw(&self) -> RawServer {
+        RawServer {
+            name: unless(&self.name, &self.address.to_string(), String::clone),
+            address: Some(self.address.to_string()),
+            weight: unless(self.weight, WEIGHT, i64::from),
+            state: word(self.state, &STATE),
+        }
+    }
+}
