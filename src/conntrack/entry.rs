@@ -72,6 +72,48 @@ pub struct ServerTuple {
     pub protocol: u8,
 }
 
+/// A tuple as a received packet shows it, before it is known which side of a
+/// connection it is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FlowTuple {
+    /// Source address.
+    pub src: Ipv4Addr,
+    /// Destination address.
+    pub dst: Ipv4Addr,
+    /// Source port, host byte order.
+    pub src_port: u16,
+    /// Destination port, host byte order.
+    pub dst_port: u16,
+    /// IP protocol.
+    pub protocol: u8,
+}
+
+impl From<&ClientTuple> for FlowTuple {
+    #[inline(always)]
+    fn from(tuple: &ClientTuple) -> Self {
+        Self {
+            src: tuple.client,
+            dst: tuple.vip,
+            src_port: tuple.client_port,
+            dst_port: tuple.vip_port,
+            protocol: tuple.protocol,
+        }
+    }
+}
+
+impl From<&ServerTuple> for FlowTuple {
+    #[inline(always)]
+    fn from(tuple: &ServerTuple) -> Self {
+        Self {
+            src: tuple.server,
+            dst: tuple.local,
+            src_port: tuple.server_port,
+            dst_port: tuple.local_port,
+            protocol: tuple.protocol,
+        }
+    }
+}
+
 /// The connection's state as seen from the middle (RFC 9293 §3.3.2 for TCP).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]

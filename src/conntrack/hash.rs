@@ -11,19 +11,15 @@
 //! process, and the most that a partial guess of the key can cause is
 //! look-ups through the index's overflow buckets, whose number is bounded.
 //!
-//! Client-side and server-side tuples go through the same function with
-//! different constant bits, so equal numbers in both directions are unrelated.
+//! Client-side and server-side tuples go through the same function, so a packet
+//! is looked up before it is known which side it comes from.
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 
-use super::entry::{ClientTuple, ServerTuple};
+use super::entry::{ClientTuple, FlowTuple, ServerTuple};
 use crate::arena::KEY_BYTES;
-
-/// Bit 48 and up of the second word; ports and protocol take bits 0 to 39.
-const CLIENT_SIDE: u64 = 1 << 48;
-const SERVER_SIDE: u64 = 2 << 48;
 
 /// The secret. One per worker and boot, kept in the arena's header.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -54,22 +50,25 @@ impl HashKey {
         Self(key)
     }
 
+    /// Hash of a tuple as a packet shows it.
+    #[inline(always)]
+    pub const fn flow(&self, tuple: &FlowTuple) -> u64 {
+        self.mix(
+            pair(tuple.src.to_bits(), tuple.dst.to_bits()),
+            ports(tuple.src_port, tuple.dst_port, tuple.protocol),
+        )
+    }
+
     /// Hash of a client-side tuple.
     #[inline(always)]
-    pub const fn client(&self, tuple: &ClientTuple) -> u64 {
-        self.mix(
-            pair(tuple.client.to_bits(), tuple.vip.to_bits()),
-            ports(tuple.client_port, tuple.vip_port, tuple.protocol) | CLIENT_SIDE,
-        )
+    pub fn client(&self, tuple: &ClientTuple) -> u64 {
+        self.flow(&tuple.into())
     }
 
     /// Hash of a server-side tuple.
     #[inline(always)]
-    pub const fn server(&self, tuple: &ServerTuple) -> u64 {
-        self.mix(
-            pair(tuple.server.to_bits(), tuple.local.to_bits()),
-            ports(tuple.server_port, tuple.local_port, tuple.protocol) | SERVER_SIDE,
-        )
+    pub fn server(&self, tuple: &ServerTuple) -> u64 {
+        self.flow(&tuple.into())
     }
 
     #[inline(always)]

@@ -23,6 +23,12 @@ const SPREAD: u32 = 1 << 30;
 #[derive(Clone, Copy)]
 pub struct Secret(pub [u8; 16]);
 
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
 /// What the server remembers of the last connection on a 4-tuple.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Predecessor {

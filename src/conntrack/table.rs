@@ -18,7 +18,7 @@
 use std::net::Ipv4Addr;
 use std::sync::atomic::{Ordering, compiler_fence};
 
-use super::entry::{ClientTuple, Direction, Entry, NIL, ServerTuple, State};
+use super::entry::{ClientTuple, Direction, Entry, FlowTuple, NIL, ServerTuple, State};
 use super::hash::HashKey;
 use super::index::{Index, MAX_SLOTS};
 use super::wheel::Wheel;
@@ -123,6 +123,12 @@ impl ConnTable {
         self.arena.as_slice().len()
     }
 
+    /// Hash of a packet's tuple, for [`ConnTable::find`].
+    #[inline(always)]
+    pub fn hash(&self, tuple: &FlowTuple) -> u64 {
+        self.key.flow(tuple)
+    }
+
     /// Hash of a client-side tuple, for the functions that take one.
     #[inline(always)]
     pub fn client_hash(&self, tuple: &ClientTuple) -> u64 {
@@ -148,6 +154,19 @@ impl ConnTable {
         if let Some(slot) = self.index.candidate(hash) {
             prefetch_slice(self.arena.as_slice(), slot.ix());
         }
+    }
+
+    /// The connection that a packet with this tuple belongs to, and which way
+    /// the packet goes. `hash` is the tuple's.
+    #[inline(always)]
+    pub fn find(&self, hash: u64, tuple: &FlowTuple) -> Option<(SlotIx, Direction)> {
+        let entries = self.arena.as_slice();
+        self.index.lookup(hash, |slot, direction| {
+            entries.get(slot.ix()).is_some_and(|entry| match direction {
+                Direction::Forward => FlowTuple::from(&entry.client_tuple()) == *tuple,
+                Direction::Reverse => FlowTuple::from(&entry.server_tuple()) == *tuple,
+            })
+        })
     }
 
     /// The connection with this client-side tuple, whose hash is `hash`.

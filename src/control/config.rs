@@ -259,8 +259,15 @@ impl Config {
     /// How long a worker that found no packet sleeps; zero: it polls on. The
     /// default saves a core where no port is a NIC.
     pub fn idle_sleep(&self) -> Duration {
-        let nic = self.ports.iter().any(|port| matches!(port.device, Device::Pci(_)));
-        let default = if nic { Duration::ZERO } else { Duration::from_micros(50) };
+        let nic = self
+            .ports
+            .iter()
+            .any(|port| matches!(port.device, Device::Pci(_)));
+        let default = if nic {
+            Duration::ZERO
+        } else {
+            Duration::from_micros(50)
+        };
         self.runtime.idle_sleep.unwrap_or(default)
     }
 
@@ -273,7 +280,9 @@ impl Config {
             .iter()
             .map(|port| u32::from(port.rx_descriptors) + u32::from(port.tx_descriptors))
             .sum();
-        self.runtime.mbufs.unwrap_or((descriptors + 2_048).next_power_of_two())
+        self.runtime
+            .mbufs
+            .unwrap_or((descriptors + 2_048).next_power_of_two())
     }
 
     /// DPDK memory in bytes, a multiple of 2 MiB. The default holds the packet

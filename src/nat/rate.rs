@@ -28,6 +28,13 @@ impl RateLimit {
         }
     }
 
+    /// Sets another rate; credit above the new capacity is lost.
+    pub fn set_rate(&mut self, per_second: u32, burst: u32) {
+        self.per_second = per_second;
+        self.capacity = u64::from(burst) * COST;
+        self.credit = self.credit.min(self.capacity);
+    }
+
     /// Whether one more may be sent now; counts it if so. `now` never goes back
     /// from call to call.
     #[must_use]

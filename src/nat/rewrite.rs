@@ -123,10 +123,13 @@ pub fn shift_forward(segment: &mut [u8], shift: Shift) -> Result<(), Truncated> 
     let (old, new) = (tcp.seq(), tcp.seq().wrapping_add(shift.seq));
     tcp.set_seq(new);
     let mut delta = Delta::new().replace_u32(old, new);
-    let timestamps = tcp.options().flatten().find_map(|(at, option)| match option {
-        TcpOption::Timestamps { value, .. } => Some((at, value)),
-        _ => None,
-    });
+    let timestamps = tcp
+        .options()
+        .flatten()
+        .find_map(|(at, option)| match option {
+            TcpOption::Timestamps { value, .. } => Some((at, value)),
+            _ => None,
+        });
     if let Some((at, value)) = timestamps {
         delta = tcp.replace_option_u32(at + TSVAL_AT, value.wrapping_add(shift.ts), delta);
     }

@@ -148,6 +148,11 @@ impl Plan {
         }
     }
 
+    /// The servers that can be picked.
+    pub fn servers(&self) -> impl Iterator<Item = ServerIx> + '_ {
+        self.servers.iter().map(|&(server, _)| server)
+    }
+
     /// The scheduler.
     pub fn kind(&self) -> Scheduler {
         self.kind

@@ -165,6 +165,9 @@ pub struct Snapshot {
     /// Counts up with every change of ports or routes; connections then look
     /// their next hops up again.
     pub route_generation: u64,
+    /// Counts up when a server goes down or is removed; its connections then
+    /// end.
+    pub losses: u64,
     /// The ports, by [`PortIx`].
     pub ports: Box<[PortInfo]>,
     /// Where packets go.
@@ -178,6 +181,8 @@ pub struct Snapshot {
     /// Rate limits.
     pub limits: Limits,
     addresses: ConfigMap<AddressKind>,
+    /// The keys of `addresses`, in order.
+    announced: Box<[Ipv4Addr]>,
     service_index: ConfigMap<ServiceIx>,
 }
 
@@ -190,6 +195,7 @@ fn service_key(vip: Ipv4Addr, port: u16, protocol: u8) -> u64 {
 pub struct Parts {
     pub generation: u64,
     pub route_generation: u64,
+    pub losses: u64,
     pub ports: Vec<PortInfo>,
     pub routes: Routes,
     pub services: Vec<Option<Service>>,
@@ -221,9 +227,16 @@ impl Snapshot {
                 ServiceIx(slot as u32),
             );
         }
+        let mut announced: Vec<_> = addresses
+            .keys()
+            .map(|&key| Ipv4Addr::from_bits(key as u32))
+            .collect();
+        announced.sort_unstable();
         Self {
+            announced: announced.into(),
             generation: parts.generation,
             route_generation: parts.route_generation,
+            losses: parts.losses,
             ports: parts.ports.into(),
             routes: parts.routes,
             services: parts.services.into(),
@@ -242,10 +255,14 @@ impl Snapshot {
     }
 
     /// All addresses that are ours.
-    pub fn addresses(&self) -> impl Iterator<Item = (Ipv4Addr, AddressKind)> + '_ {
-        self.addresses
-            .iter()
-            .map(|(&key, &kind)| (Ipv4Addr::from(key as u32), kind))
+    pub fn announced(&self) -> &[Ipv4Addr] {
+        &self.announced
+    }
+
+    /// Whether one of the port's networks holds `address`.
+    pub fn is_on_link(&self, address: Ipv4Addr, port: PortIx) -> bool {
+        self.port(port)
+            .is_some_and(|info| info.addresses.iter().any(|net| net.contains(&address)))
     }
 
     /// The service at `vip`:`port`.
@@ -281,7 +298,8 @@ impl Snapshot {
         if self.address(address).is_none() {
             return false;
         }
-        let on_link = |info: &PortInfo| info.addresses.iter().any(|net| net.contains(&address));
-        self.port(port).is_some_and(on_link) || !self.ports.iter().any(on_link)
+        let anywhere =
+            (0..self.ports.len()).any(|port| self.is_on_link(address, PortIx(port as u8)));
+        self.is_on_link(address, port) || !anywhere
     }
 }

@@ -40,6 +40,8 @@ events! {
         "RST to one end of a connection that idled out.";
     ResetServerGone = "reset-server-gone":
         "RST to one end of a connection whose real server was removed or is down.";
+    ResetEnded = "reset-ended":
+        "RST to the sender of a segment whose connection a RST had ended.";
     ResetReplaced = "reset-replaced":
         "RST to a real server whose connection the client replaced by a new one.";
     ResetAbandoned = "reset-abandoned":

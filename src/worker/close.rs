@@ -235,7 +235,7 @@ impl<Io: BurstIo> Worker<Io> {
         let resets = service
             .and_then(|service| self.snapshot.service(service))
             .is_none_or(|service| service.on_expire == Answer::Reset);
-        if resets && !self.sweep_limit.take(2, self.now) {
+        if resets && !self.sweep_limit.take(self.now) {
             return self.table.arm(slot, self.now.plus(LIMITED_MS));
         }
         self.stats.event(Event::IdledOut).add(1);
@@ -252,7 +252,7 @@ impl<Io: BurstIo> Worker<Io> {
         };
         let to = from
             .saturating_add(SWEEP_PER_POLL)
-            .min(self.table.high_water());
+            .min(self.table.slots_end().0);
         for slot in from..to {
             let slot = SlotIx(slot);
             let entry = self.table.get_mut(slot);
@@ -269,14 +269,14 @@ impl<Io: BurstIo> Worker<Io> {
                 .server(server)
                 .is_none_or(|server| !server.state.keeps_connections());
             if self.sweep.servers && gone && !over {
-                if !self.sweep_limit.take(2, self.now) {
+                if !self.sweep_limit.take(self.now) {
                     self.sweep.cursor = Some(slot.0);
                     return 1;
                 }
                 self.end(slot, Some(Event::ResetServerGone));
             }
         }
-        if to >= self.table.high_water() {
+        if to >= self.table.slots_end().0 {
             self.sweep = Sweep::default();
         } else {
             self.sweep.cursor = Some(to);
@@ -288,7 +288,7 @@ impl<Io: BurstIo> Worker<Io> {
     /// where it last looked, that is half-open or over. One that is established
     /// never goes. False where none was within reach.
     pub(super) fn evict(&mut self) -> bool {
-        let end = self.table.high_water();
+        let end = self.table.slots_end().0;
         for _ in 0..EVICT_REACH.min(end) {
             if self.evict_cursor >= end {
                 self.evict_cursor = 0;

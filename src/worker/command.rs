@@ -83,11 +83,10 @@ impl<Io: BurstIo> Worker<Io> {
         let (new, old) = (&self.snapshot, &update.snapshot);
 
         self.ports.clear();
-        self.ports
-            .extend(new.ports.iter().map(|port| PortFacts {
-                mac: port.mac,
-                mtu: port.mtu,
-            }));
+        self.ports.extend(new.ports.iter().map(|port| PortFacts {
+            mac: port.mac,
+            mtu: port.mtu,
+        }));
         self.min_mtu = self.ports.iter().map(|port| port.mtu).min().unwrap_or(0);
         self.steers = new.steering.mode() == crate::snat::steering::SteeringMode::Software
             && self.handover.to.len() > 1;
@@ -117,7 +116,7 @@ impl<Io: BurstIo> Worker<Io> {
         let Some(mut scan) = self.scan.take() else {
             return 0;
         };
-        let end = self.table.high_water();
+        let end = self.table.slots_end().0;
         let to = scan.cursor.saturating_add(SCAN_PER_POLL).min(end);
         while scan.cursor < to && scan.found.len() < scan.limit {
             let entry = self.table.get(SlotIx(scan.cursor));

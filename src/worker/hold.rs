@@ -97,7 +97,10 @@ mod tests {
         assert_eq!(store.get(a), [1; 40]);
         store.release(a);
         let c = store.hold(&[4; 60]).expect("room");
-        assert_eq!((store.get(b).len(), store.get(c)), (HELD_BYTES, &[4; 60][..]));
+        assert_eq!(
+            (store.get(b).len(), store.get(c)),
+            (HELD_BYTES, &[4; 60][..])
+        );
         assert_eq!(store.len(), 2);
         assert_eq!(store.hold(&[0; HELD_BYTES + 1]), None);
     }

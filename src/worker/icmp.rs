@@ -4,11 +4,11 @@
 use super::parse::{L3, Packet};
 use super::path::{to_client, to_server};
 use super::{Worker, answer};
-use crate::conntrack::entry::Direction;
-use crate::conntrack::table::FlowTuple;
+use crate::conntrack::entry::{Direction, Entry, FlowTuple};
 use crate::ids::PortIx;
 use crate::io::{BurstIo, PacketBuf};
 use crate::nat::icmp::{Quote, quote, translate_error};
+use crate::nat::rewrite::Mapping;
 use crate::stats::{DropReason, Event};
 use crate::wire::icmp::{IcmpType, IcmpView};
 
@@ -55,7 +55,7 @@ impl<Io: BurstIo> Worker<Io> {
 
     /// Answers a ping in the buffer it came in (RFC 1122 §3.2.2.6).
     fn echo(&mut self, mut packet: Io::Buf, at: &Packet) {
-        if !self.icmp_limit.take(1, self.now) {
+        if !self.icmp_limit.take(self.now) {
             self.stats.event(Event::IcmpWithheld).add(1);
             return;
         }
@@ -89,12 +89,10 @@ impl<Io: BurstIo> Worker<Io> {
         };
         let hash = self.table.hash(&tuple);
         let Some((slot, direction)) = self.table.find(hash, &tuple) else {
-            let owner = self.snapshot.steering.owner(
-                tuple.src,
-                tuple.dst,
-                tuple.src_port,
-                tuple.dst_port,
-            );
+            let owner =
+                self.snapshot
+                    .steering
+                    .owner(tuple.src, tuple.dst, tuple.src_port, tuple.dst_port);
             // No NIC hashes the quoted ports, so errors arrive anywhere.
             if owner != self.ix && owner.ix() < self.handover.to.len() {
                 return self.hand_over(owner, port, packet);
@@ -119,13 +117,13 @@ impl<Io: BurstIo> Worker<Io> {
         };
         // As sent by the one who now gets the error: the way back of the way
         // there.
-        let inner = crate::nat::rewrite::Mapping {
+        let inner = Mapping {
             src: inner.dst,
             dst: inner.src,
             src_port: inner.dst_port,
             dst_port: inner.src_port,
         };
-        let hop = if hop == crate::conntrack::entry::Entry::NO_NEIGHBOR {
+        let hop = if hop == Entry::NO_NEIGHBOR {
             match self.find_hop(slot, direction) {
                 Ok(hop) => hop,
                 Err(reason) => return self.discard(packet, reason),

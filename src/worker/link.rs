@@ -8,8 +8,8 @@ use crate::ids::PortIx;
 use crate::io::{BurstIo, PacketBuf};
 use crate::service::route::NextHop;
 use crate::stats::{DropReason, Event};
-use crate::wire::arp::{ArpOp, ArpRepr, ArpView, MIN_FRAME_LEN};
-use crate::wire::ethernet::MacAddr;
+use crate::wire::arp::{ArpOp, ArpRepr, ArpView};
+use crate::wire::ethernet::{MIN_FRAME_LEN, MacAddr};
 
 /// Next hops looked at for their age, a millisecond.
 const AGED_PER_TICK: usize = 16;

@@ -34,7 +34,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use crossbeam::queue::ArrayQueue;
 
-use crate::conntrack::isn::IsnSecret;
+use crate::conntrack::isn::Secret;
 use crate::conntrack::table::ConnTable;
 use crate::ids::{PortIx, SetIx, WorkerIx};
 use crate::io::{BurstIo, TX_BURST};
@@ -83,7 +83,11 @@ impl<B> Handover<B> {
     /// The rings of `workers` workers with room for `depth` packets each.
     pub fn mesh(workers: usize, depth: usize) -> Vec<Self> {
         let rings: Vec<Vec<_>> = (0..workers)
-            .map(|_| (0..workers).map(|_| Arc::new(ArrayQueue::new(depth))).collect())
+            .map(|_| {
+                (0..workers)
+                    .map(|_| Arc::new(ArrayQueue::new(depth)))
+                    .collect()
+            })
             .collect();
         (0..workers)
             .map(|me| Self {
@@ -118,7 +122,7 @@ pub struct Setup<B> {
     /// Its rings to and from the other workers.
     pub handover: Handover<B>,
     /// Keys the initial sequence numbers it makes up.
-    pub isn_secret: IsnSecret,
+    pub isn_secret: Secret,
 }
 
 /// What the packet path wants of a port, without a look into the snapshot.
@@ -153,14 +157,13 @@ pub struct Worker<Io: BurstIo> {
     reset_limit: RateLimit,
     sweep_limit: RateLimit,
     icmp_limit: RateLimit,
-    isn_secret: IsnSecret,
+    isn_secret: Secret,
     /// Counts connections, to take local addresses in turn.
     turn: usize,
     sweep: Sweep,
     scan: Option<Box<Scan>>,
     /// Next address to announce; see `link`.
     announce: usize,
-    announce_since: u64,
     /// Where eviction looks next.
     evict_cursor: u32,
     now: Millis,
@@ -184,7 +187,7 @@ impl<Io: BurstIo> Worker<Io> {
             table: setup.table,
             sets: (0..setup.max_sets).map(|_| None).collect(),
             cursors: (0..setup.max_services)
-                .map(|_| Cursor::starting_at(u32::from(setup.ix.0)))
+                .map(|_| Cursor(u32::from(setup.ix.0)))
                 .collect(),
             health: vec![Health::default(); setup.max_servers],
             neighbors: Neighbors::new(setup.neighbors),
@@ -203,7 +206,6 @@ impl<Io: BurstIo> Worker<Io> {
             sweep: Sweep::default(),
             scan: None,
             announce: 0,
-            announce_since: 0,
             evict_cursor: 0,
             now: now.ms,
             ticked: now.ms,

@@ -7,13 +7,16 @@ use super::Worker;
 use super::parse::{L3, Packet, Parsed, parse};
 use super::path::segment_of;
 use crate::conntrack::entry::{Direction, Entry, NIL, ServerTuple, State, flag};
-use crate::conntrack::isn::{self, Previous};
+use crate::conntrack::isn::Predecessor;
 use crate::conntrack::tcp::{self, Flags, Segment};
 use crate::ids::{PortIx, ServerIx, ServiceIx, SetIx, SlotIx};
 use crate::io::{BurstIo, PacketBuf};
 use crate::service::snapshot::ServerState;
 use crate::stats::{DropReason, Event};
 use crate::worker::message::{Notice, Reply};
+
+/// Units of 4 µs, in which initial sequence numbers advance (RFC 9293 §3.4.1).
+const TICKS_PER_MS: u32 = 250;
 
 /// What is known of a connection to be made, beyond its first packet.
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,7 +44,7 @@ struct Lent {
     port: u16,
     set: SetIx,
     /// The server may still hold this connection of the same tuple.
-    previous: Option<Previous>,
+    previous: Option<Predecessor>,
 }
 
 impl<Io: BurstIo> Worker<Io> {
@@ -124,10 +127,10 @@ impl<Io: BurstIo> Worker<Io> {
         if let Some(syn) = &opening.syn {
             if let Some(previous) = lent.previous {
                 let tuple = entry.server_tuple();
-                let moved = isn::after_previous(&self.isn_secret, &tuple, self.now, syn, previous);
-                entry.seq_delta = moved.seq_delta;
-                entry.ts_delta = moved.ts_delta;
-                entry.flags |= flag::TRANSLATE_SEQ | flag::TRANSLATE_TS;
+                let ticks = self.now.0.wrapping_mul(TICKS_PER_MS);
+                previous
+                    .offsets(&self.isn_secret, &tuple, syn, ticks)
+                    .apply(&mut entry);
             }
             tcp::open(&mut entry, syn);
         }
@@ -215,7 +218,7 @@ impl<Io: BurstIo> Worker<Io> {
         local: Ipv4Addr,
         port: u16,
         protocol: u8,
-    ) -> Option<Previous> {
+    ) -> Option<Predecessor> {
         self.stats.event(Event::LocalPortStolen).add(1);
         let server = self.snapshot.server(server_ix)?;
         let tuple = ServerTuple {
@@ -225,12 +228,10 @@ impl<Io: BurstIo> Worker<Io> {
             local_port: port,
             protocol,
         };
-        let slot = self.table.find_server(&tuple)?;
-        let entry = self.table.get(slot);
-        let previous = Previous {
-            next: entry.c_next.wrapping_add(entry.seq_delta),
-            ts: entry.has(flag::TS_SEEN).then_some(entry.last_ts),
-        };
+        let slot = self
+            .table
+            .find_server(self.table.server_hash(&tuple), &tuple)?;
+        let previous = Predecessor::of(self.table.get(slot));
         self.remove_keeping_port(slot);
         Some(previous)
     }
@@ -459,7 +460,8 @@ impl<Io: BurstIo> Worker<Io> {
             .get(header_len + 4..)
             .and_then(|rest| rest.first_chunk())
             .map(|bytes| u32::from_be_bytes(*bytes));
-        let answers = isn.is_some_and(|isn| acknowledged.wrapping_sub(isn).wrapping_sub(1) < 0xffff);
+        let answers =
+            isn.is_some_and(|isn| acknowledged.wrapping_sub(isn).wrapping_sub(1) < 0xffff);
         if !answers {
             return self.discard(packet, DropReason::TcpUnexpected);
         }

@@ -9,15 +9,14 @@ use arrayvec::ArrayVec;
 
 use super::parse::{L3, Packet, Parsed, parse};
 use super::{HandedOver, Worker};
-use crate::conntrack::entry::{Direction, Entry, State, flag, proto};
-use crate::conntrack::table::FlowTuple;
+use crate::conntrack::entry::{Direction, Entry, FlowTuple, State, flag, proto};
 use crate::conntrack::tcp::{self, Flags, Segment, Verdict};
 use crate::ids::{NeighborIx, PortIx, SlotIx, WorkerIx};
 use crate::io::{BURST, BurstIo, PacketBuf};
 use crate::nat::rewrite::{self, Mapping, Shift};
 use crate::service::snapshot::{AddressKind, Answer};
 use crate::stats::{DropReason, Event};
-use crate::wire::tcp::{TcpOption, options};
+use crate::wire::tcp::{TcpOption, TcpView};
 
 /// A parsed packet and the hash of its tuple (0 where it has none).
 struct Look {
@@ -54,7 +53,7 @@ impl<Io: BurstIo> Worker<Io> {
 
         for look in &looks {
             if matches!(look.parsed, Parsed::Flow(_)) {
-                self.table.prefetch_candidate(look.hash);
+                self.table.prefetch_candidates(look.hash);
             }
         }
 
@@ -297,7 +296,12 @@ impl<Io: BurstIo> Worker<Io> {
         match self.snapshot.address(at.dst) {
             Some(AddressKind::Vip) => self.to_vip(packet, at, port),
             Some(AddressKind::Local) => {
-                self.refuse(packet, at, DropReason::UnknownFlowServer, Event::ResetUnknownServer);
+                self.refuse(
+                    packet,
+                    at,
+                    DropReason::UnknownFlowServer,
+                    Event::ResetUnknownServer,
+                );
             }
             Some(AddressKind::Port) => {
                 self.refuse(packet, at, DropReason::NoService, Event::ResetRefused);
@@ -329,7 +333,12 @@ impl<Io: BurstIo> Worker<Io> {
             .service(service_ix)
             .is_some_and(|service| service.unknown_flow == Answer::Reset);
         if answers {
-            self.refuse(packet, at, DropReason::UnknownFlowClient, Event::ResetUnknownClient);
+            self.refuse(
+                packet,
+                at,
+                DropReason::UnknownFlowClient,
+                Event::ResetUnknownClient,
+            );
         } else {
             self.discard(packet, DropReason::UnknownFlowClient);
         }
@@ -438,10 +447,13 @@ pub(super) fn read_options(bytes: &[u8], at: &Packet, segment: &mut Segment) {
     let Some(tcp) = bytes.get(usize::from(at.l4)..) else {
         return;
     };
-    for option in options(tcp) {
+    let Ok(view) = TcpView::new_checked(tcp) else {
+        return;
+    };
+    for (_, option) in view.options().flatten() {
         match option {
             TcpOption::WindowScale(shift) => segment.window_scale = Some(shift),
-            TcpOption::Timestamps { val, .. } => segment.timestamp = Some(val),
+            TcpOption::Timestamps { value, .. } => segment.timestamp = Some(value),
             _ => {}
         }
     }

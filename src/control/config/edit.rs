@@ -23,14 +23,16 @@ fn position<'a>(
     mut names: impl Iterator<Item = (&'a str, String)> + Clone,
 ) -> Result<usize, Problem> {
     let by_name = names.clone().position(|(name, _)| name == wanted);
-    by_name.or_else(|| names.clone().position(|(_, address)| address == wanted)).ok_or_else(|| {
-        let known: Vec<&str> = names.by_ref().map(|(name, _)| name).collect();
-        let right = match nearest(wanted, &known) {
-            Some(near) => format!("did you mean {near:?}?"),
-            None => format!("give the name of a {kind} that exists"),
-        };
-        Problem::new(format!("there is no {kind} {wanted:?}; {right}"))
-    })
+    by_name
+        .or_else(|| names.clone().position(|(_, address)| address == wanted))
+        .ok_or_else(|| {
+            let known: Vec<&str> = names.by_ref().map(|(name, _)| name).collect();
+            let right = match nearest(wanted, &known) {
+                Some(near) => format!("did you mean {near:?}?"),
+                None => format!("give the name of a {kind} that exists"),
+            };
+            Problem::new(format!("there is no {kind} {wanted:?}; {right}"))
+        })
 }
 
 impl Config {
@@ -51,7 +53,9 @@ impl Config {
         let mut raw = self.to_raw();
         if let (Some(service), Some(raw)) = (
             self.services.get(index),
-            raw.service.as_mut().and_then(|services| services.get_mut(index)),
+            raw.service
+                .as_mut()
+                .and_then(|services| services.get_mut(index)),
         ) {
             edit(service, raw)?;
         }
@@ -90,7 +94,9 @@ impl Config {
         let index = self.service_position(name)?;
         self.with_service(index, |_, raw| {
             if let Some(edited) = edit.timeouts.take() {
-                raw.timeouts.get_or_insert_with(RawTimeouts::default).merge(edited);
+                raw.timeouts
+                    .get_or_insert_with(RawTimeouts::default)
+                    .merge(edited);
             }
             raw.merge(edit);
             Ok(())
@@ -137,7 +143,11 @@ impl Config {
         let index = self.service_position(service)?;
         self.with_service(index, |service, raw| {
             let index = service.server_position(index, server)?;
-            if let Some(server) = raw.server.as_mut().and_then(|servers| servers.get_mut(index)) {
+            if let Some(server) = raw
+                .server
+                .as_mut()
+                .and_then(|servers| servers.get_mut(index))
+            {
                 server.merge(edit);
             }
             Ok(())

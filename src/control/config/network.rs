@@ -40,14 +40,18 @@ pub(super) fn ports(
     if raw.len() > PORTS_MAX {
         return Err(at.problem(format!("there are {}; give at most {PORTS_MAX}", raw.len())));
     }
-    let (mut names, mut devices, mut addresses) =
-        (Unique::new(), Unique::new(), Unique::new());
+    let (mut names, mut devices, mut addresses) = (Unique::new(), Unique::new(), Unique::new());
     let mut ports: Vec<Port> = Vec::with_capacity(raw.len());
     for (index, raw) in raw.iter().enumerate() {
         let at = at.item(index, raw.name.as_deref().unwrap_or_default());
         let port = port(&at, raw)?;
         let owner = format!("port {}", port.name);
-        names.claim(&at.key("name"), port.name.clone(), &format!("{:?}", port.name), "another port")?;
+        names.claim(
+            &at.key("name"),
+            port.name.clone(),
+            &format!("{:?}", port.name),
+            "another port",
+        )?;
         let device = port.device_text();
         devices.claim(&at.key("device"), device.clone(), &device, &owner)?;
         let listed = at.key("addresses");
@@ -99,15 +103,19 @@ fn not_ours(at: &Place<'_>, router: Ipv4Addr, ports: &[Port]) -> Result<(), Prob
 }
 
 fn port(at: &Place<'_>, raw: &RawPort) -> Result<Port, Problem> {
-    let named = required(&at.key("name"), raw.name.as_ref(), "a name, such as \"wan\"")?;
+    let named = required(
+        &at.key("name"),
+        raw.name.as_ref(),
+        "a name, such as \"wan\"",
+    )?;
     let device = device(&at.key("device"), raw)?;
     let tap = matches!(device, Device::Tap(_));
     let netns = match &raw.netns {
         None => None,
         Some(_) if !tap => {
-            return Err(at.key("netns").problem(
-                "only a TAP has a kernel side that can be in a namespace; leave it out",
-            ));
+            return Err(at
+                .key("netns")
+                .problem("only a TAP has a kernel side that can be in a namespace; leave it out"));
         }
         Some(text) if text.is_empty() || text.contains(['/', '\0']) || text.starts_with('.') => {
             return Err(at.key("netns").problem(format!(
@@ -199,7 +207,8 @@ fn device(at: &Place<'_>, raw: &RawPort) -> Result<Device, Problem> {
     let right = if is_pci(&format!("0000:{text}")) {
         format!("give the domain too: \"0000:{text}\"")
     } else {
-        "give \"tap:NAME\", a PCI address such as \"0000:03:00.0\", or \"vdev:ARGUMENTS\"".to_owned()
+        "give \"tap:NAME\", a PCI address such as \"0000:03:00.0\", or \"vdev:ARGUMENTS\""
+            .to_owned()
     };
     Err(at.problem(format!("{text:?} is no device; {right}")))
 }
@@ -208,10 +217,13 @@ fn device(at: &Place<'_>, raw: &RawPort) -> Result<Device, Problem> {
 fn is_pci(text: &str) -> bool {
     let shape = "hhhh:hh:hh.h";
     text.len() == shape.len()
-        && text.bytes().zip(shape.bytes()).all(|(byte, kind)| match kind {
-            b'h' => byte.is_ascii_hexdigit(),
-            separator => byte == separator,
-        })
+        && text
+            .bytes()
+            .zip(shape.bytes())
+            .all(|(byte, kind)| match kind {
+                b'h' => byte.is_ascii_hexdigit(),
+                separator => byte == separator,
+            })
 }
 
 impl Port {
@@ -225,8 +237,10 @@ impl Port {
     }
 
     pub(super) fn to_raw(&self) -> RawPort {
-        let (steering, _) =
-            STEERING.into_iter().find(|(_, choice)| *choice == self.steering).unwrap_or(STEERING[0]);
+        let (steering, _) = STEERING
+            .into_iter()
+            .find(|(_, choice)| *choice == self.steering)
+            .unwrap_or(STEERING[0]);
         RawPort {
             name: Some(self.name.clone()),
             device: Some(self.device_text()),
@@ -252,7 +266,11 @@ pub(super) fn routes(
     for (index, raw) in raw.iter().enumerate() {
         let at = at.item(index, "");
         let (to_at, via_at) = (at.key("to"), at.key("via"));
-        let to = required(&to_at, raw.to.as_ref(), "a network, such as \"10.9.0.0/16\"")?;
+        let to = required(
+            &to_at,
+            raw.to.as_ref(),
+            "a network, such as \"10.9.0.0/16\"",
+        )?;
         let to = parsed(&to_at, to, parse_network)?;
         let via = required(&via_at, raw.via.as_ref(), "the address of a router")?;
         let via = parsed(&via_at, via, parse_address)?;
@@ -270,13 +288,19 @@ pub(super) fn routes(
 
 impl StaticRoute {
     pub(super) fn to_raw(&self) -> RawRoute {
-        RawRoute { to: Some(self.to.to_string()), via: Some(self.via.to_string()) }
+        RawRoute {
+            to: Some(self.to.to_string()),
+            via: Some(self.via.to_string()),
+        }
     }
 }
 
 /// Whether some port's network holds `address`.
 fn on_link(address: Ipv4Addr, ports: &[Port]) -> bool {
-    ports.iter().flat_map(|port| &port.addresses).any(|net| net.contains(&address))
+    ports
+        .iter()
+        .flat_map(|port| &port.addresses)
+        .any(|net| net.contains(&address))
 }
 
 pub(super) fn pools(
@@ -295,9 +319,18 @@ pub(super) fn pools(
     let mut pools = Vec::with_capacity(raw.len());
     for (index, raw) in raw.iter().enumerate() {
         let at = at.item(index, raw.name.as_deref().unwrap_or_default());
-        let named = required(&at.key("name"), raw.name.as_ref(), "a name, such as \"default\"")?;
+        let named = required(
+            &at.key("name"),
+            raw.name.as_ref(),
+            "a name, such as \"default\"",
+        )?;
         let named = name(&at.key("name"), named)?;
-        names.claim(&at.key("name"), named.to_owned(), &format!("{named:?}"), "another pool")?;
+        names.claim(
+            &at.key("name"),
+            named.to_owned(),
+            &format!("{named:?}"),
+            "another pool",
+        )?;
         let owner = format!("pool {named}");
         let listed = at.key("addresses");
         let mut addresses = Vec::new();
@@ -306,8 +339,9 @@ pub(super) fn pools(
             let range = parsed(&at, text, parse_addresses)?;
             let (first, last) = (u32::from(*range.start()), u32::from(*range.end()));
             if last - first >= (POOL_MAX - addresses.len()) as u32 {
-                return Err(listed
-                    .problem(format!("has more than {POOL_MAX} addresses; give at most that many")));
+                return Err(listed.problem(format!(
+                    "has more than {POOL_MAX} addresses; give at most that many"
+                )));
             }
             for address in (first..=last).map(Ipv4Addr::from) {
                 taken.claim(&at, address, &address, &owner)?;
@@ -324,7 +358,10 @@ pub(super) fn pools(
         if addresses.is_empty() {
             return Err(listed.problem("there is none; give at least one local address"));
         }
-        pools.push(Pool { name: named.to_owned(), addresses });
+        pools.push(Pool {
+            name: named.to_owned(),
+            addresses,
+        });
     }
     Ok(pools)
 }
@@ -339,7 +376,11 @@ impl Pool {
             }
         }
         let text = |(first, last): (Ipv4Addr, Ipv4Addr)| {
-            if first == last { first.to_string() } else { format!("{first}-{last}") }
+            if first == last {
+                first.to_string()
+            } else {
+                format!("{first}-{last}")
+            }
         };
         RawPool {
             name: Some(self.name.clone()),

@@ -48,7 +48,12 @@ impl fmt::Display for Problem {
 impl Problem {
     /// A problem of no particular key.
     pub(super) fn new(text: impl Into<String>) -> Self {
-        Self { file: None, line: None, steps: Vec::new(), text: text.into() }
+        Self {
+            file: None,
+            line: None,
+            steps: Vec::new(),
+            text: text.into(),
+        }
     }
 
     /// What is wrong, and what would be right, without file, line and key.
@@ -150,7 +155,10 @@ impl<'a> Place<'a> {
 
     /// A problem here.
     pub(super) fn problem(&self, text: impl Into<String>) -> Problem {
-        Problem { steps: self.steps(), ..Problem::new(text) }
+        Problem {
+            steps: self.steps(),
+            ..Problem::new(text)
+        }
     }
 }
 
@@ -167,12 +175,14 @@ fn offset_of(root: &Spanned<DeTable<'_>>, steps: &[Step]) -> Option<usize> {
     for step in steps {
         let next = match (step, at) {
             (Step::Key(name), None) => root.get_ref().get(name.as_str()),
-            (Step::Key(name), Some(value)) => {
-                value.get_ref().as_table().and_then(|table| table.get(name.as_str()))
-            }
-            (Step::Item(index, _), Some(value)) => {
-                value.get_ref().as_array().and_then(|array| array.get(*index))
-            }
+            (Step::Key(name), Some(value)) => value
+                .get_ref()
+                .as_table()
+                .and_then(|table| table.get(name.as_str())),
+            (Step::Item(index, _), Some(value)) => value
+                .get_ref()
+                .as_array()
+                .and_then(|array| array.get(*index)),
             (Step::Item(..), None) => None,
         };
         let Some(next) = next else { break };
@@ -264,8 +274,10 @@ fn plain(message: &str) -> String {
 
 /// The known name that `given` most probably stands for.
 pub(super) fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
-    let (distance, name) =
-        known.iter().map(|name| (edits(given, name), *name)).min_by_key(|(edits, _)| *edits)?;
+    let (distance, name) = known
+        .iter()
+        .map(|name| (edits(given, name), *name))
+        .min_by_key(|(edits, _)| *edits)?;
     (distance <= 1 + name.len() / 4).then_some(name)
 }
 

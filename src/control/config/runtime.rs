@@ -57,7 +57,12 @@ impl Runtime {
             Some(_) => Some(number(&at.key("main-core"), raw.main_core, 0, 0..=1_023)?),
             None => None,
         };
-        let reta_size = number(&at.key("reta-size"), raw.reta_size, default.reta_size, 2..=4_096)?;
+        let reta_size = number(
+            &at.key("reta-size"),
+            raw.reta_size,
+            default.reta_size,
+            2..=4_096,
+        )?;
         if !reta_size.is_power_of_two() {
             return Err(at.key("reta-size").problem(format!(
                 "is {reta_size}; give a power of two, such as {}",
@@ -122,7 +127,10 @@ impl Runtime {
         let default = Self::default();
         RawRuntime {
             workers: unless(self.workers, default.workers, i64::from),
-            cores: self.cores.as_ref().map(|cores| cores.iter().copied().map(i64::from).collect()),
+            cores: self
+                .cores
+                .as_ref()
+                .map(|cores| cores.iter().copied().map(i64::from).collect()),
             main_core: self.main_core.map(i64::from),
             hugepages: unless(self.hugepages, default.hugepages, |on| on),
             memory: self.memory.map(format_size),
@@ -130,14 +138,13 @@ impl Runtime {
             mbufs: self.mbufs.map(i64::from),
             idle_sleep: self.idle_sleep.map(format_duration),
             instance: unless(&self.instance, &default.instance, String::clone),
-            admin_socket: self.admin_socket.as_ref().map(|path| path.display().to_string()),
+            admin_socket: self
+                .admin_socket
+                .as_ref()
+                .map(|path| path.display().to_string()),
             max_services: unless(self.max_services, default.max_services, i64::from),
             max_servers: unless(self.max_servers, default.max_servers, i64::from),
-            resets_per_second: unless(
-                self.resets_per_second,
-                default.resets_per_second,
-                i64::from,
-            ),
+            resets_per_second: unless(self.resets_per_second, default.resets_per_second, i64::from),
             icmp_per_second: unless(self.icmp_per_second, default.icmp_per_second, i64::from),
             reta_size: unless(self.reta_size, default.reta_size, i64::from),
             local_ports: unless(&self.local_ports, &default.local_ports, |range| {
@@ -162,10 +169,14 @@ fn cores(
         let at = at.item(index, "");
         let core: u16 = number(&at, Some(core), 0, 0..=1_023)?;
         if cores.contains(&core) {
-            return Err(at.problem(format!("core {core} is listed twice; give each worker its own")));
+            return Err(at.problem(format!(
+                "core {core} is listed twice; give each worker its own"
+            )));
         }
         if main_core == Some(core) {
-            return Err(at.problem(format!("core {core} is the main core; give workers other cores")));
+            return Err(at.problem(format!(
+                "core {core} is the main core; give workers other cores"
+            )));
         }
         cores.push(core);
     }

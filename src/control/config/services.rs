@@ -34,8 +34,11 @@ const SCHEDULER: [(&str, Scheduler); 4] = [
 ];
 const UNKNOWN_FLOW: [(&str, Answer); 2] = [("reset", Answer::Reset), ("drop", Answer::Silent)];
 const ON_EXPIRE: [(&str, Answer); 2] = [("reset", Answer::Reset), ("silent", Answer::Silent)];
-const STATE: [(&str, AdminState); 3] =
-    [("up", AdminState::Up), ("draining", AdminState::Draining), ("down", AdminState::Down)];
+const STATE: [(&str, AdminState); 3] = [
+    ("up", AdminState::Up),
+    ("draining", AdminState::Draining),
+    ("down", AdminState::Down),
+];
 
 /// Each timeout: its key, and where it stands in both forms.
 type TimeoutKey = (
@@ -45,11 +48,36 @@ type TimeoutKey = (
     fn(&mut Timeouts) -> &mut u32,
 );
 const TIMEOUTS: [TimeoutKey; 6] = [
-    ("half-open", |r| r.half_open.as_ref(), |r| &mut r.half_open, |t| &mut t.half_open),
-    ("established", |r| r.established.as_ref(), |r| &mut r.established, |t| &mut t.established),
-    ("half-closed", |r| r.half_closed.as_ref(), |r| &mut r.half_closed, |t| &mut t.half_closed),
-    ("time-wait", |r| r.time_wait.as_ref(), |r| &mut r.time_wait, |t| &mut t.time_wait),
-    ("closed", |r| r.closed.as_ref(), |r| &mut r.closed, |t| &mut t.closed),
+    (
+        "half-open",
+        |r| r.half_open.as_ref(),
+        |r| &mut r.half_open,
+        |t| &mut t.half_open,
+    ),
+    (
+        "established",
+        |r| r.established.as_ref(),
+        |r| &mut r.established,
+        |t| &mut t.established,
+    ),
+    (
+        "half-closed",
+        |r| r.half_closed.as_ref(),
+        |r| &mut r.half_closed,
+        |t| &mut t.half_closed,
+    ),
+    (
+        "time-wait",
+        |r| r.time_wait.as_ref(),
+        |r| &mut r.time_wait,
+        |t| &mut t.time_wait,
+    ),
+    (
+        "closed",
+        |r| r.closed.as_ref(),
+        |r| &mut r.closed,
+        |t| &mut t.closed,
+    ),
     ("udp", |r| r.udp.as_ref(), |r| &mut r.udp, |t| &mut t.udp),
 ];
 
@@ -63,10 +91,18 @@ pub(super) fn services(
     let at = root.key("service");
     let mut own: HashMap<Ipv4Addr, String> = HashMap::new();
     for port in &config.ports {
-        own.extend(port.addresses.iter().map(|net| (net.addr(), format!("of port {}", port.name))));
+        own.extend(
+            port.addresses
+                .iter()
+                .map(|net| (net.addr(), format!("of port {}", port.name))),
+        );
     }
     for pool in &config.pools {
-        own.extend(pool.addresses.iter().map(|&local| (local, format!("of pool {}", pool.name))));
+        own.extend(
+            pool.addresses
+                .iter()
+                .map(|&local| (local, format!("of pool {}", pool.name))),
+        );
     }
     let (mut names, mut endpoints) = (Unique::new(), Unique::new());
     let mut services: Vec<Service> = Vec::with_capacity(raw.len());
@@ -100,8 +136,10 @@ pub(super) fn services(
             "there are {count}, but runtime.max-services is {most}; raise it, or take services out"
         )));
     }
-    let (count, most): (usize, _) =
-        (services.iter().map(|service| service.servers.len()).sum(), config.runtime.max_servers);
+    let (count, most): (usize, _) = (
+        services.iter().map(|service| service.servers.len()).sum(),
+        config.runtime.max_servers,
+    );
     if count > most as usize {
         return Err(at.problem(format!(
             "there are {count} servers, but runtime.max-servers is {most}; raise it, or take servers out"
@@ -125,7 +163,11 @@ fn check_servers(
     let everywhere = config.ports.iter().any(|port| port.gateway.is_some());
     let routed = |address: &Ipv4Addr| {
         everywhere
-            || config.ports.iter().flat_map(|port| &port.addresses).any(|net| net.contains(address))
+            || config
+                .ports
+                .iter()
+                .flat_map(|port| &port.addresses)
+                .any(|net| net.contains(address))
             || config.routes.iter().any(|route| route.to.contains(address))
     };
     for (index, service) in services.iter().enumerate() {
@@ -155,17 +197,27 @@ fn service(
     config: &Config,
     warnings: &mut Vec<Problem>,
 ) -> Result<Service, Problem> {
-    let named = required(&at.key("name"), raw.name.as_ref(), "a name, such as \"web\"")?;
+    let named = required(
+        &at.key("name"),
+        raw.name.as_ref(),
+        "a name, such as \"web\"",
+    )?;
     let named = name(&at.key("name"), named)?;
     let vip_at = at.key("vip");
-    let vip = required(&vip_at, raw.vip.as_ref(), "ADDRESS:PORT, such as \"10.0.0.100:80\"")?;
+    let vip = required(
+        &vip_at,
+        raw.vip.as_ref(),
+        "ADDRESS:PORT, such as \"10.0.0.100:80\"",
+    )?;
     let vip = parsed(&vip_at, vip, parse_endpoint)?;
     let protocol = choice(&at.key("protocol"), raw.protocol.as_deref(), &PROTOCOL)?;
     let timeouts = timeouts(&at.key("timeouts"), raw.timeouts.as_ref())?;
     if protocol == Protocol::Udp && timeouts.udp < UDP_TIMEOUT_FLOOR_MS {
-        warnings.push(at.key("timeouts").key("udp").problem(
-            "is below 2 minutes, the least that RFC 4787 allows; quiet flows will break",
-        ));
+        warnings.push(
+            at.key("timeouts").key("udp").problem(
+                "is below 2 minutes, the least that RFC 4787 allows; quiet flows will break",
+            ),
+        );
     }
     Ok(Service {
         name: named.to_owned(),
@@ -173,10 +225,19 @@ fn service(
         protocol,
         scheduler: choice(&at.key("scheduler"), raw.scheduler.as_deref(), &SCHEDULER)?,
         pool: pool(&at.key("pool"), raw.pool.as_deref(), config)?,
-        unknown_flow: choice(&at.key("unknown-flow"), raw.unknown_flow.as_deref(), &UNKNOWN_FLOW)?,
+        unknown_flow: choice(
+            &at.key("unknown-flow"),
+            raw.unknown_flow.as_deref(),
+            &UNKNOWN_FLOW,
+        )?,
         on_expire: choice(&at.key("on-expire"), raw.on_expire.as_deref(), &ON_EXPIRE)?,
         syn_retry_ms: syn_retry(&at.key("syn-retry-after"), raw.syn_retry_after.as_deref())?,
-        syn_attempts: number(&at.key("syn-attempts"), raw.syn_attempts, SYN_ATTEMPTS, 1..=10)?,
+        syn_attempts: number(
+            &at.key("syn-attempts"),
+            raw.syn_attempts,
+            SYN_ATTEMPTS,
+            1..=10,
+        )?,
         fail_after: number(&at.key("fail-after"), raw.fail_after, 0, 0..=u16::MAX)?,
         timeouts,
         servers: servers(&at.key("server"), raw.server.as_deref().unwrap_or_default())?,
@@ -212,14 +273,18 @@ fn syn_retry(at: &Place<'_>, given: Option<&str>) -> Result<u16, Problem> {
     };
     match parsed(at, text, parse_duration)?.as_millis() {
         millis @ (0 | 10..=60_000) => Ok(millis as u16),
-        _ => Err(at.problem(format!("is {text}; give \"10ms\" to \"60s\", or \"0ms\" for never"))),
+        _ => Err(at.problem(format!(
+            "is {text}; give \"10ms\" to \"60s\", or \"0ms\" for never"
+        ))),
     }
 }
 
 fn timeouts(at: &Place<'_>, raw: Option<&RawTimeouts>) -> Result<Timeouts, Problem> {
     let mut timeouts = Timeouts::default();
     for (key, given, _, stored) in TIMEOUTS {
-        let Some(text) = raw.and_then(given) else { continue };
+        let Some(text) = raw.and_then(given) else {
+            continue;
+        };
         let at = at.key(key);
         let timeout = parsed(&at, text, parse_duration)?;
         if !(TIMEOUT_MIN..=TIMEOUT_MAX).contains(&timeout) {
@@ -235,10 +300,19 @@ fn servers(at: &Place<'_>, raw: &[RawServer]) -> Result<Vec<Server>, Problem> {
     let (mut names, mut addresses) = (Unique::new(), Unique::new());
     let mut servers = Vec::with_capacity(raw.len());
     for (index, raw) in raw.iter().enumerate() {
-        let at = at.item(index, raw.name.as_deref().or(raw.address.as_deref()).unwrap_or_default());
+        let at = at.item(
+            index,
+            raw.name
+                .as_deref()
+                .or(raw.address.as_deref())
+                .unwrap_or_default(),
+        );
         let address_at = at.key("address");
-        let address =
-            required(&address_at, raw.address.as_ref(), "ADDRESS:PORT, such as \"10.0.1.1:8080\"")?;
+        let address = required(
+            &address_at,
+            raw.address.as_ref(),
+            "ADDRESS:PORT, such as \"10.0.1.1:8080\"",
+        )?;
         let address = parsed(&address_at, address, parse_endpoint)?;
         let server = Server {
             name: match &raw.name {
@@ -255,7 +329,12 @@ fn servers(at: &Place<'_>, raw: &[RawServer]) -> Result<Vec<Server>, Problem> {
             &format_args!("{:?}", server.name),
             "another server of the service",
         )?;
-        addresses.claim(&address_at, address, &address, &format!("server {}", server.name))?;
+        addresses.claim(
+            &address_at,
+            address,
+            &address,
+            &format!("server {}", server.name),
+        )?;
         servers.push(server);
     }
     Ok(servers)
@@ -263,7 +342,9 @@ fn servers(at: &Place<'_>, raw: &[RawServer]) -> Result<Vec<Server>, Problem> {
 
 /// The word for `value`, unless it is the first and so the default.
 fn word<T: Copy + PartialEq>(value: T, words: &[(&str, T)]) -> Option<String> {
-    let index = words.iter().position(|(_, candidate)| *candidate == value)?;
+    let index = words
+        .iter()
+        .position(|(_, candidate)| *candidate == value)?;
     (index > 0).then(|| words[index].0.to_owned())
 }
 

@@ -3,7 +3,9 @@
 
 use proptest::prelude::*;
 
-use super::raw::{RawConfig, RawPool, RawPort, RawRoute, RawRuntime, RawServer, RawService, RawTimeouts};
+use super::raw::{
+    RawConfig, RawPool, RawPort, RawRoute, RawRuntime, RawServer, RawService, RawTimeouts,
+};
 use super::*;
 
 const GOOD: &str = r#"[runtime]
@@ -62,103 +64,491 @@ fn said(from: &str, to: &str) -> String {
 }
 
 const ROWS: &[(&str, &str, &str)] = &[
-    ("workers = 2", "workers =", r#"f:2: not TOML: string values must be quoted, expected literal string"#),
-    ("workers = 2", "workers = 2\nworkers = 3", r#"f:3: not TOML: duplicate key"#),
-    ("[runtime]", "[runtime", r#"f:1: not TOML: unclosed table, expected `]`"#),
-    ("\"wan\"", "\"wan", r#"f:6: not TOML: invalid basic string, expected `"`"#),
-    ("workers = 2", "wrokers = 2", r#"f:2: runtime.wrokers: unknown key; did you mean workers?"#),
-    ("weight = 3", "wieght = 3", r#"f:38: service[web].server[b].wieght: unknown key; did you mean weight?"#),
-    ("weight = 3", "colour = 3", r#"f:38: service[web].server[b].colour: unknown key; known here are name, address, weight, state"#),
-    ("[[route]]", "[[routes]]", r#"f:16: routes: unknown key; did you mean route?"#),
-    ("established", "establish", r#"f:29: service[web].timeouts.establish: unknown key; did you mean established?"#),
-    ("workers = 2", "workers = \"2\"", r#"f:2: runtime.workers: is "2"; give a whole number"#),
-    ("weight = 3", "weight = 1.5", r#"f:38: service[web].server[b].weight: is 1.5; give a whole number"#),
-    ("weight = 3", "weight = \"heavy\"", r#"f:38: service[web].server[b].weight: is "heavy"; give a whole number"#),
-    ("name = \"wan\"", "name = 7", r#"f:6: port[#1].name: is 7; give a text in double quotes"#),
-    ("workers = 2", "hugepages = \"no\"", r#"f:2: runtime.hugepages: is "no"; give true or false"#),
-    ("[\"10.0.1.1/24\"]", "\"10.0.1.1/24\"", r#"f:14: port[lan].addresses: is "10.0.1.1/24"; give a list in [ ]"#),
-    ("[runtime]", "runtime = 5\n[other]", r#"f:2: other: unknown key; known here are runtime, port, route, pool, service"#),
-    ("workers = 2", "workers = 0", r#"f:2: runtime.workers: is 0; give 1 to 64"#),
-    ("workers = 2", "workers = 65", r#"f:2: runtime.workers: is 65; give 1 to 64"#),
-    ("workers = 2", "workers = 3", r#"f:3: runtime.cores: lists 2 cores for 3 workers; give one core per worker"#),
-    ("cores = [2, 3]", "cores = [2, 2]", r#"f:3: runtime.cores[#2]: core 2 is listed twice; give each worker its own"#),
-    ("cores = [2, 3]", "cores = [2, 3]\nmain-core = 3", r#"f:3: runtime.cores[#2]: core 3 is the main core; give workers other cores"#),
-    ("cores = [2, 3]", "cores = [2, -1]", r#"f:3: runtime.cores[#2]: is -1; give 0 to 1023"#),
-    ("workers = 2", "workers = 2\nmemory = \"512\"", r#"f:3: runtime.memory: "512" is no size; give a whole number with M or G, such as "512M""#),
-    ("workers = 2", "workers = 2\nmemory = \"1M\"", r#"f:3: runtime.memory: is 1M; give "64M" to "1024G""#),
-    ("workers = 2", "workers = 2\nconnections = 100", r#"f:3: runtime.connections: is 100; give 4096 to 200000000"#),
-    ("workers = 2", "workers = 2\nidle-sleep = \"fast\"", r#"f:3: runtime.idle-sleep: "fast" is no duration; give numbers with units, such as "250ms" or "2h4m""#),
-    ("workers = 2", "workers = 2\nidle-sleep = \"2s\"", r#"f:3: runtime.idle-sleep: is 2s; give "0us" to "100ms""#),
-    ("workers = 2", "workers = 2\ninstance = \"a/b\"", r#"f:3: runtime.instance: "a/b" can't be part of file names; give 1 to 32 letters, digits, hyphens or underscores"#),
-    ("workers = 2", "workers = 2\nadmin-socket = \"run/x.sock\"", r#"f:3: runtime.admin-socket: "run/x.sock" is no absolute path of a file; give one, such as "/run/fullgate/fullgate.sock""#),
-        ("workers = 2", "workers = 2\nreta-size = 100", r#"f:3: runtime.reta-size: is 100; give a power of two, such as 128"#),
-    ("cores = [2, 3]", "reta-size = 2\nmax-servers = 1", r#"f:25: service: there are 2 servers, but runtime.max-servers is 1; raise it, or take servers out"#),
-    ("workers = 2\ncores = [2, 3]", "workers = 8\nreta-size = 4", r#"f:3: runtime.reta-size: is 4, but there are 8 workers; give at least one slot per worker"#),
-    ("workers = 2", "workers = 2\nlocal-ports = \"1024\"", r#"f:3: runtime.local-ports: "1024" is no range of ports; give FIRST-LAST, such as "1024-65535""#),
-    ("workers = 2", "workers = 2\nlocal-ports = \"5000-5001\"", r#"f:3: runtime.local-ports: has 2 ports; give at least 1024"#),
-    ("name = \"wan\"\n", "", r#"f:5: port[#1].name: is missing; give a name, such as "wan""#),
-    ("name = \"wan\"", "name = \"the wan\"", r#"f:6: port[the wan].name: "the wan" is no name; give 1 to 63 letters, digits, dots, colons, hyphens or underscores"#),
-    ("name = \"lan\"", "name = \"wan\"", r#"f:12: port[wan].name: "wan" is already that of another port; give each its own"#),
-    ("device = \"tap:fg0\"\n", "", r#"f:5: port[wan].device: is missing; give "tap:NAME", a PCI address such as "0000:03:00.0", or "vdev:ARGUMENTS""#),
-    ("tap:fg0", "eth0", r#"f:7: port[wan].device: "eth0" is no device; give "tap:NAME", a PCI address such as "0000:03:00.0", or "vdev:ARGUMENTS""#),
-    ("0000:03:00.0", "03:00.0", r#"f:13: port[lan].device: "03:00.0" is no device; give the domain too: "0000:03:00.0""#),
-    ("tap:fg0", "tap:a-name-too-long-for-it", r#"f:7: port[wan].device: "a-name-too-long-for-it" is no interface name; give 1 to 15 letters, digits, dots, hyphens or underscores"#),
-    ("tap:fg0", "vdev:af_packet0", r#"f:7: port[wan].device: "af_packet0" is no DPDK network device; give one such as "vdev:net_af_packet0,iface=eth0""#),
-    ("0000:03:00.0", "tap:fg0", r#"f:13: port[lan].device: tap:fg0 is already that of port wan; give each its own"#),
-    ("0000:03:00.0\"", "0000:03:00.0\"\nnetns = \"client\"", r#"f:14: port[lan].netns: only a TAP has a kernel side that can be in a namespace; leave it out"#),
-    ("tap:fg0\"", "tap:fg0\"\nnetns = \"a/b\"", r#"f:8: port[wan].netns: "a/b" names no namespace; give a name as "ip netns" lists it"#),
-    ("[\"10.0.1.1/24\"]", "[]", r#"f:14: port[lan].addresses: there is none; give at least one, such as ["10.0.0.1/24"]"#),
-    ("10.0.1.1/24", "10.0.1.1", r#"f:14: port[lan].addresses[#1]: "10.0.1.1" lacks a prefix length; give ADDRESS/LENGTH, such as "10.0.1.1/24""#),
-    ("10.0.1.1/24", "10.0.1.0/24", r#"f:14: port[lan].addresses[#1]: "10.0.1.0/24" is the network or broadcast address; give a host's address"#),
-    ("10.0.1.1/24", "fe80::1/64", r#"f:14: port[lan].addresses[#1]: "fe80::1/64" is IPv6, which is not supported yet; give an IPv4 address with a prefix length, such as "10.0.0.1/24""#),
-    ("10.0.1.1/24", "10.0.0.1/24", r#"f:14: port[lan].addresses[#1]: 10.0.0.1 is already that of port wan; give each its own"#),
-    ("10.0.0.254", "10.0.2.254", r#"f:9: port[wan].gateway: 10.0.2.254 is in none of the port's networks; give a router in 10.0.0.0/24"#),
-    ("10.0.0.254", "10.0.0.1", r#"f:9: port[wan].gateway: 10.0.0.1 is the address of port wan itself; give the router's"#),
-    ("10.0.0.254", "10.0.0.256", r#"f:9: port[wan].gateway: "10.0.0.256" is no address; give an IPv4 address, such as "10.0.0.1""#),
-    ("gateway = \"10.0.0.254\"", "mtu = 9000", r#"f:9: port[wan].mtu: is 9000; a TAP has at most 1500"#),
-    ("gateway = \"10.0.0.254\"", "mtu = 500", r#"f:9: port[wan].mtu: is 500; give 576 to 9600"#),
-    ("gateway = \"10.0.0.254\"", "rx-descriptors = 1000", r#"f:9: port[wan].rx-descriptors: is 1000; give a power of two, such as 1024"#),
-    ("gateway = \"10.0.0.254\"", "steering = \"sofware\"", r#"f:9: port[wan].steering: "sofware" is not known; did you mean "software"?"#),
-    ("10.9.0.0/16", "10.9.0.1/16", r#"f:17: route[#1].to: "10.9.0.1/16" has host bits set; give "10.9.0.0/16""#),
-    ("10.9.0.0/16", "10.9", r#"f:17: route[#1].to: "10.9" is no network; give an IPv4 network, such as "10.9.0.0/16""#),
-    ("10.0.1.254", "10.0.2.254", r#"f:18: route[#1].via: 10.0.2.254 is in no port's network; give a router that is"#),
-    ("to = \"10.9.0.0/16\"\n", "", r#"f:16: route[#1].to: is missing; give a network, such as "10.9.0.0/16""#),
-    ("[[pool]]", "[[route]]\nto = \"10.9.0.0/16\"\nvia = \"10.0.1.253\"\n\n[[pool]]", r#"f:21: route[#2].to: 10.9.0.0/16 is already that of another route; give each its own"#),
-    ("[\"10.0.1.10-10.0.1.13\", \"10.0.1.20\"]", "[]", r#"f:22: pool[default].addresses: there is none; give at least one local address"#),
-    ("10.0.1.10-10.0.1.13", "10.0.1.13-10.0.1.10", r#"f:22: pool[default].addresses[#1]: "10.0.1.13-10.0.1.10" runs backwards; give "10.0.1.10-10.0.1.13""#),
-    ("10.0.1.10-10.0.1.13", "10.0.1.10-10.0.9.13", r#"f:22: pool[default].addresses: has more than 1024 addresses; give at most that many"#),
-    ("10.0.1.20", "10.0.1.12", r#"f:22: pool[default].addresses[#2]: 10.0.1.12 is already that of pool default; give each its own"#),
-    ("10.0.1.20", "10.0.0.1", r#"f:22: pool[default].addresses[#2]: 10.0.0.1 is already that of port wan; give each its own"#),
-    ("[[service]]\n", "[[pool]]\nname = \"other\"\naddresses = [\"10.0.1.30\"]\n\n[[service]]\n", r#"f:28: service[web].pool: is missing, and there are 2 pools; give one's name"#),
-    ("[[service]]\n", "[[service]]\npool = \"defualt\"\n", r#"f:25: service[web].pool: there is no pool "defualt"; did you mean "default"?"#),
-    ("[[pool]]\nname = \"default\"\naddresses = [\"10.0.1.10-10.0.1.13\", \"10.0.1.20\"]\n", "", r#"f:21: service[web].pool: there is no pool; add a [[pool]] with local addresses"#),
-    ("10.0.0.100:80", "10.0.0.100", r#"f:26: service[web].vip: "10.0.0.100" lacks a port; give ADDRESS:PORT, such as "10.0.0.100:80""#),
-    ("10.0.0.100:80", "[2001:db8::1]:80", r#"f:26: service[web].vip: "[2001:db8::1]:80" is IPv6, which is not supported yet; give an IPv4 address with a port, such as "10.0.0.1:80""#),
-    ("10.0.0.100:80", "10.0.0.100:0", r#"f:26: service[web].vip: "10.0.0.100:0" has port 0; give a port from 1 to 65535"#),
-    ("10.0.0.100:80", "224.0.0.1:80", r#"f:26: service[web].vip: 224.0.0.1 is a multicast address; give the unicast address of a host"#),
-    ("10.0.0.100:80", "10.0.0.1:80", r#"f:26: service[web].vip: 10.0.0.1 is an address of port wan; give an address that only services have"#),
-    ("10.0.0.100:80", "10.0.1.20:80", r#"f:26: service[web].vip: 10.0.1.20 is an address of pool default; give an address that only services have"#),
-    ("vip = \"10.0.0.100:80\"\n", "", r#"f:24: service[web].vip: is missing; give ADDRESS:PORT, such as "10.0.0.100:80""#),
-    ("name = \"web\"\n", "", r#"f:24: service[#1].name: is missing; give a name, such as "web""#),
-    ("[service.timeouts]", "protocol = \"sctp\"\n[service.timeouts]", r#"f:28: service[web].protocol: "sctp" is not known; give "tcp" or "udp""#),
-    ("[service.timeouts]", "scheduler = \"wlcc\"\n[service.timeouts]", r#"f:28: service[web].scheduler: "wlcc" is not known; did you mean "wlc"?"#),
-    ("[service.timeouts]", "unknown-flow = \"silent\"\n[service.timeouts]", r#"f:28: service[web].unknown-flow: "silent" is not known; give "reset" or "drop""#),
-    ("[service.timeouts]", "on-expire = \"drop\"\n[service.timeouts]", r#"f:28: service[web].on-expire: "drop" is not known; give "reset" or "silent""#),
-    ("[service.timeouts]", "syn-retry-after = \"2m\"\n[service.timeouts]", r#"f:28: service[web].syn-retry-after: is 2m; give "10ms" to "60s", or "0ms" for never"#),
-    ("[service.timeouts]", "syn-attempts = 0\n[service.timeouts]", r#"f:28: service[web].syn-attempts: is 0; give 1 to 10"#),
-    ("[service.timeouts]", "fail-after = 70000\n[service.timeouts]", r#"f:28: service[web].fail-after: is 70000; give 0 to 65535"#),
-    ("\"1h\"", "\"1ms\"", r#"f:29: service[web].timeouts.established: is 1ms; give "100ms" to "7d""#),
-    ("\"1h\"", "3600", r#"f:29: service[web].timeouts.established: is 3600; give a text in double quotes"#),
-    ("weight = 3", "weight = 65536", r#"f:38: service[web].server[b].weight: is 65536; give 0 to 65535"#),
-    ("weight = 3", "weight = -1", r#"f:38: service[web].server[b].weight: is -1; give 0 to 65535"#),
-    ("weight = 3", "state = \"drain\"", r#"f:38: service[web].server[b].state: "drain" is not known; did you mean "draining"?"#),
-    ("weight = 3", "state = \"off\"", r#"f:38: service[web].server[b].state: "off" is not known; give "up" or "draining" or "down""#),
-    ("name = \"b\"", "name = \"a\"", r#"f:36: service[web].server[a].name: "a" is already that of another server of the service; give each its own"#),
-    ("10.0.1.102:8080", "10.0.1.101:8080", r#"f:37: service[web].server[b].address: 10.0.1.101:8080 is already that of server a; give each its own"#),
-    ("address = \"10.0.1.102:8080\"\n", "", r#"f:35: service[web].server[b].address: is missing; give ADDRESS:PORT, such as "10.0.1.1:8080""#),
-    ("10.0.1.102:8080", "10.0.0.100:8080", r#"f:37: service[web].server[b].address: 10.0.0.100 is an address of service web; give a real server's"#),
-    ("10.0.1.102:8080", "10.0.1.1:8080", r#"f:37: service[web].server[b].address: 10.0.1.1 is an address of port lan; give a real server's"#),
-    ("10.0.1.102:8080", "server.example:8080", r#"f:37: service[web].server[b].address: "server.example:8080" is no address with a port; give an IPv4 address with a port, such as "10.0.0.1:80""#),
+    (
+        "workers = 2",
+        "workers =",
+        r#"f:2: not TOML: string values must be quoted, expected literal string"#,
+    ),
+    (
+        "workers = 2",
+        "workers = 2\nworkers = 3",
+        r#"f:3: not TOML: duplicate key"#,
+    ),
+    (
+        "[runtime]",
+        "[runtime",
+        r#"f:1: not TOML: unclosed table, expected `]`"#,
+    ),
+    (
+        "\"wan\"",
+        "\"wan",
+        r#"f:6: not TOML: invalid basic string, expected `"`"#,
+    ),
+    (
+        "workers = 2",
+        "wrokers = 2",
+        r#"f:2: runtime.wrokers: unknown key; did you mean workers?"#,
+    ),
+    (
+        "weight = 3",
+        "wieght = 3",
+        r#"f:38: service[web].server[b].wieght: unknown key; did you mean weight?"#,
+    ),
+    (
+        "weight = 3",
+        "colour = 3",
+        r#"f:38: service[web].server[b].colour: unknown key; known here are name, address, weight, state"#,
+    ),
+    (
+        "[[route]]",
+        "[[routes]]",
+        r#"f:16: routes: unknown key; did you mean route?"#,
+    ),
+    (
+        "established",
+        "establish",
+        r#"f:29: service[web].timeouts.establish: unknown key; did you mean established?"#,
+    ),
+    (
+        "workers = 2",
+        "workers = \"2\"",
+        r#"f:2: runtime.workers: is "2"; give a whole number"#,
+    ),
+    (
+        "weight = 3",
+        "weight = 1.5",
+        r#"f:38: service[web].server[b].weight: is 1.5; give a whole number"#,
+    ),
+    (
+        "weight = 3",
+        "weight = \"heavy\"",
+        r#"f:38: service[web].server[b].weight: is "heavy"; give a whole number"#,
+    ),
+    (
+        "name = \"wan\"",
+        "name = 7",
+        r#"f:6: port[#1].name: is 7; give a text in double quotes"#,
+    ),
+    (
+        "workers = 2",
+        "hugepages = \"no\"",
+        r#"f:2: runtime.hugepages: is "no"; give true or false"#,
+    ),
+    (
+        "[\"10.0.1.1/24\"]",
+        "\"10.0.1.1/24\"",
+        r#"f:14: port[lan].addresses: is "10.0.1.1/24"; give a list in [ ]"#,
+    ),
+    (
+        "[runtime]",
+        "runtime = 5\n[other]",
+        r#"f:2: other: unknown key; known here are runtime, port, route, pool, service"#,
+    ),
+    (
+        "workers = 2",
+        "workers = 0",
+        r#"f:2: runtime.workers: is 0; give 1 to 64"#,
+    ),
+    (
+        "workers = 2",
+        "workers = 65",
+        r#"f:2: runtime.workers: is 65; give 1 to 64"#,
+    ),
+    (
+        "workers = 2",
+        "workers = 3",
+        r#"f:3: runtime.cores: lists 2 cores for 3 workers; give one core per worker"#,
+    ),
+    (
+        "cores = [2, 3]",
+        "cores = [2, 2]",
+        r#"f:3: runtime.cores[#2]: core 2 is listed twice; give each worker its own"#,
+    ),
+    (
+        "cores = [2, 3]",
+        "cores = [2, 3]\nmain-core = 3",
+        r#"f:3: runtime.cores[#2]: core 3 is the main core; give workers other cores"#,
+    ),
+    (
+        "cores = [2, 3]",
+        "cores = [2, -1]",
+        r#"f:3: runtime.cores[#2]: is -1; give 0 to 1023"#,
+    ),
+    (
+        "workers = 2",
+        "workers = 2\nmemory = \"512\"",
+        r#"f:3: runtime.memory: "512" is no size; give a whole number with M or G, such as "512M""#,
+    ),
+    (
+        "workers = 2",
+        "workers = 2\nmemory = \"1M\"",
+        r#"f:3: runtime.memory: is 1M; give "64M" to "1024G""#,
+    ),
+    (
+        "workers = 2",
+        "workers = 2\nconnections = 100",
+        r#"f:3: runtime.connections: is 100; give 4096 to 200000000"#,
+    ),
+    (
+        "workers = 2",
+        "workers = 2\nidle-sleep = \"fast\"",
+        r#"f:3: runtime.idle-sleep: "fast" is no duration; give numbers with units, such as "250ms" or "2h4m""#,
+    ),
+    (
+        "workers = 2",
+        "workers = 2\nidle-sleep = \"2s\"",
+        r#"f:3: runtime.idle-sleep: is 2s; give "0us" to "100ms""#,
+    ),
+    (
+        "workers = 2",
+        "workers = 2\ninstance = \"a/b\"",
+        r#"f:3: runtime.instance: "a/b" can't be part of file names; give 1 to 32 letters, digits, hyphens or underscores"#,
+    ),
+    (
+        "workers = 2",
+        "workers = 2\nadmin-socket = \"run/x.sock\"",
+        r#"f:3: runtime.admin-socket: "run/x.sock" is no absolute path of a file; give one, such as "/run/fullgate/fullgate.sock""#,
+    ),
+    (
+        "workers = 2",
+        "workers = 2\nreta-size = 100",
+        r#"f:3: runtime.reta-size: is 100; give a power of two, such as 128"#,
+    ),
+    (
+        "cores = [2, 3]",
+        "reta-size = 2\nmax-servers = 1",
+        r#"f:25: service: there are 2 servers, but runtime.max-servers is 1; raise it, or take servers out"#,
+    ),
+    (
+        "workers = 2\ncores = [2, 3]",
+        "workers = 8\nreta-size = 4",
+        r#"f:3: runtime.reta-size: is 4, but there are 8 workers; give at least one slot per worker"#,
+    ),
+    (
+        "workers = 2",
+        "workers = 2\nlocal-ports = \"1024\"",
+        r#"f:3: runtime.local-ports: "1024" is no range of ports; give FIRST-LAST, such as "1024-65535""#,
+    ),
+    (
+        "workers = 2",
+        "workers = 2\nlocal-ports = \"5000-5001\"",
+        r#"f:3: runtime.local-ports: has 2 ports; give at least 1024"#,
+    ),
+    (
+        "name = \"wan\"\n",
+        "",
+        r#"f:5: port[#1].name: is missing; give a name, such as "wan""#,
+    ),
+    (
+        "name = \"wan\"",
+        "name = \"the wan\"",
+        r#"f:6: port[the wan].name: "the wan" is no name; give 1 to 63 letters, digits, dots, colons, hyphens or underscores"#,
+    ),
+    (
+        "name = \"lan\"",
+        "name = \"wan\"",
+        r#"f:12: port[wan].name: "wan" is already that of another port; give each its own"#,
+    ),
+    (
+        "device = \"tap:fg0\"\n",
+        "",
+        r#"f:5: port[wan].device: is missing; give "tap:NAME", a PCI address such as "0000:03:00.0", or "vdev:ARGUMENTS""#,
+    ),
+    (
+        "tap:fg0",
+        "eth0",
+        r#"f:7: port[wan].device: "eth0" is no device; give "tap:NAME", a PCI address such as "0000:03:00.0", or "vdev:ARGUMENTS""#,
+    ),
+    (
+        "0000:03:00.0",
+        "03:00.0",
+        r#"f:13: port[lan].device: "03:00.0" is no device; give the domain too: "0000:03:00.0""#,
+    ),
+    (
+        "tap:fg0",
+        "tap:a-name-too-long-for-it",
+        r#"f:7: port[wan].device: "a-name-too-long-for-it" is no interface name; give 1 to 15 letters, digits, dots, hyphens or underscores"#,
+    ),
+    (
+        "tap:fg0",
+        "vdev:af_packet0",
+        r#"f:7: port[wan].device: "af_packet0" is no DPDK network device; give one such as "vdev:net_af_packet0,iface=eth0""#,
+    ),
+    (
+        "0000:03:00.0",
+        "tap:fg0",
+        r#"f:13: port[lan].device: tap:fg0 is already that of port wan; give each its own"#,
+    ),
+    (
+        "0000:03:00.0\"",
+        "0000:03:00.0\"\nnetns = \"client\"",
+        r#"f:14: port[lan].netns: only a TAP has a kernel side that can be in a namespace; leave it out"#,
+    ),
+    (
+        "tap:fg0\"",
+        "tap:fg0\"\nnetns = \"a/b\"",
+        r#"f:8: port[wan].netns: "a/b" names no namespace; give a name as "ip netns" lists it"#,
+    ),
+    (
+        "[\"10.0.1.1/24\"]",
+        "[]",
+        r#"f:14: port[lan].addresses: there is none; give at least one, such as ["10.0.0.1/24"]"#,
+    ),
+    (
+        "10.0.1.1/24",
+        "10.0.1.1",
+        r#"f:14: port[lan].addresses[#1]: "10.0.1.1" lacks a prefix length; give ADDRESS/LENGTH, such as "10.0.1.1/24""#,
+    ),
+    (
+        "10.0.1.1/24",
+        "10.0.1.0/24",
+        r#"f:14: port[lan].addresses[#1]: "10.0.1.0/24" is the network or broadcast address; give a host's address"#,
+    ),
+    (
+        "10.0.1.1/24",
+        "fe80::1/64",
+        r#"f:14: port[lan].addresses[#1]: "fe80::1/64" is IPv6, which is not supported yet; give an IPv4 address with a prefix length, such as "10.0.0.1/24""#,
+    ),
+    (
+        "10.0.1.1/24",
+        "10.0.0.1/24",
+        r#"f:14: port[lan].addresses[#1]: 10.0.0.1 is already that of port wan; give each its own"#,
+    ),
+    (
+        "10.0.0.254",
+        "10.0.2.254",
+        r#"f:9: port[wan].gateway: 10.0.2.254 is in none of the port's networks; give a router in 10.0.0.0/24"#,
+    ),
+    (
+        "10.0.0.254",
+        "10.0.0.1",
+        r#"f:9: port[wan].gateway: 10.0.0.1 is the address of port wan itself; give the router's"#,
+    ),
+    (
+        "10.0.0.254",
+        "10.0.0.256",
+        r#"f:9: port[wan].gateway: "10.0.0.256" is no address; give an IPv4 address, such as "10.0.0.1""#,
+    ),
+    (
+        "gateway = \"10.0.0.254\"",
+        "mtu = 9000",
+        r#"f:9: port[wan].mtu: is 9000; a TAP has at most 1500"#,
+    ),
+    (
+        "gateway = \"10.0.0.254\"",
+        "mtu = 500",
+        r#"f:9: port[wan].mtu: is 500; give 576 to 9600"#,
+    ),
+    (
+        "gateway = \"10.0.0.254\"",
+        "rx-descriptors = 1000",
+        r#"f:9: port[wan].rx-descriptors: is 1000; give a power of two, such as 1024"#,
+    ),
+    (
+        "gateway = \"10.0.0.254\"",
+        "steering = \"sofware\"",
+        r#"f:9: port[wan].steering: "sofware" is not known; did you mean "software"?"#,
+    ),
+    (
+        "10.9.0.0/16",
+        "10.9.0.1/16",
+        r#"f:17: route[#1].to: "10.9.0.1/16" has host bits set; give "10.9.0.0/16""#,
+    ),
+    (
+        "10.9.0.0/16",
+        "10.9",
+        r#"f:17: route[#1].to: "10.9" is no network; give an IPv4 network, such as "10.9.0.0/16""#,
+    ),
+    (
+        "10.0.1.254",
+        "10.0.2.254",
+        r#"f:18: route[#1].via: 10.0.2.254 is in no port's network; give a router that is"#,
+    ),
+    (
+        "to = \"10.9.0.0/16\"\n",
+        "",
+        r#"f:16: route[#1].to: is missing; give a network, such as "10.9.0.0/16""#,
+    ),
+    (
+        "[[pool]]",
+        "[[route]]\nto = \"10.9.0.0/16\"\nvia = \"10.0.1.253\"\n\n[[pool]]",
+        r#"f:21: route[#2].to: 10.9.0.0/16 is already that of another route; give each its own"#,
+    ),
+    (
+        "[\"10.0.1.10-10.0.1.13\", \"10.0.1.20\"]",
+        "[]",
+        r#"f:22: pool[default].addresses: there is none; give at least one local address"#,
+    ),
+    (
+        "10.0.1.10-10.0.1.13",
+        "10.0.1.13-10.0.1.10",
+        r#"f:22: pool[default].addresses[#1]: "10.0.1.13-10.0.1.10" runs backwards; give "10.0.1.10-10.0.1.13""#,
+    ),
+    (
+        "10.0.1.10-10.0.1.13",
+        "10.0.1.10-10.0.9.13",
+        r#"f:22: pool[default].addresses: has more than 1024 addresses; give at most that many"#,
+    ),
+    (
+        "10.0.1.20",
+        "10.0.1.12",
+        r#"f:22: pool[default].addresses[#2]: 10.0.1.12 is already that of pool default; give each its own"#,
+    ),
+    (
+        "10.0.1.20",
+        "10.0.0.1",
+        r#"f:22: pool[default].addresses[#2]: 10.0.0.1 is already that of port wan; give each its own"#,
+    ),
+    (
+        "[[service]]\n",
+        "[[pool]]\nname = \"other\"\naddresses = [\"10.0.1.30\"]\n\n[[service]]\n",
+        r#"f:28: service[web].pool: is missing, and there are 2 pools; give one's name"#,
+    ),
+    (
+        "[[service]]\n",
+        "[[service]]\npool = \"defualt\"\n",
+        r#"f:25: service[web].pool: there is no pool "defualt"; did you mean "default"?"#,
+    ),
+    (
+        "[[pool]]\nname = \"default\"\naddresses = [\"10.0.1.10-10.0.1.13\", \"10.0.1.20\"]\n",
+        "",
+        r#"f:21: service[web].pool: there is no pool; add a [[pool]] with local addresses"#,
+    ),
+    (
+        "10.0.0.100:80",
+        "10.0.0.100",
+        r#"f:26: service[web].vip: "10.0.0.100" lacks a port; give ADDRESS:PORT, such as "10.0.0.100:80""#,
+    ),
+    (
+        "10.0.0.100:80",
+        "[2001:db8::1]:80",
+        r#"f:26: service[web].vip: "[2001:db8::1]:80" is IPv6, which is not supported yet; give an IPv4 address with a port, such as "10.0.0.1:80""#,
+    ),
+    (
+        "10.0.0.100:80",
+        "10.0.0.100:0",
+        r#"f:26: service[web].vip: "10.0.0.100:0" has port 0; give a port from 1 to 65535"#,
+    ),
+    (
+        "10.0.0.100:80",
+        "224.0.0.1:80",
+        r#"f:26: service[web].vip: 224.0.0.1 is a multicast address; give the unicast address of a host"#,
+    ),
+    (
+        "10.0.0.100:80",
+        "10.0.0.1:80",
+        r#"f:26: service[web].vip: 10.0.0.1 is an address of port wan; give an address that only services have"#,
+    ),
+    (
+        "10.0.0.100:80",
+        "10.0.1.20:80",
+        r#"f:26: service[web].vip: 10.0.1.20 is an address of pool default; give an address that only services have"#,
+    ),
+    (
+        "vip = \"10.0.0.100:80\"\n",
+        "",
+        r#"f:24: service[web].vip: is missing; give ADDRESS:PORT, such as "10.0.0.100:80""#,
+    ),
+    (
+        "name = \"web\"\n",
+        "",
+        r#"f:24: service[#1].name: is missing; give a name, such as "web""#,
+    ),
+    (
+        "[service.timeouts]",
+        "protocol = \"sctp\"\n[service.timeouts]",
+        r#"f:28: service[web].protocol: "sctp" is not known; give "tcp" or "udp""#,
+    ),
+    (
+        "[service.timeouts]",
+        "scheduler = \"wlcc\"\n[service.timeouts]",
+        r#"f:28: service[web].scheduler: "wlcc" is not known; did you mean "wlc"?"#,
+    ),
+    (
+        "[service.timeouts]",
+        "unknown-flow = \"silent\"\n[service.timeouts]",
+        r#"f:28: service[web].unknown-flow: "silent" is not known; give "reset" or "drop""#,
+    ),
+    (
+        "[service.timeouts]",
+        "on-expire = \"drop\"\n[service.timeouts]",
+        r#"f:28: service[web].on-expire: "drop" is not known; give "reset" or "silent""#,
+    ),
+    (
+        "[service.timeouts]",
+        "syn-retry-after = \"2m\"\n[service.timeouts]",
+        r#"f:28: service[web].syn-retry-after: is 2m; give "10ms" to "60s", or "0ms" for never"#,
+    ),
+    (
+        "[service.timeouts]",
+        "syn-attempts = 0\n[service.timeouts]",
+        r#"f:28: service[web].syn-attempts: is 0; give 1 to 10"#,
+    ),
+    (
+        "[service.timeouts]",
+        "fail-after = 70000\n[service.timeouts]",
+        r#"f:28: service[web].fail-after: is 70000; give 0 to 65535"#,
+    ),
+    (
+        "\"1h\"",
+        "\"1ms\"",
+        r#"f:29: service[web].timeouts.established: is 1ms; give "100ms" to "7d""#,
+    ),
+    (
+        "\"1h\"",
+        "3600",
+        r#"f:29: service[web].timeouts.established: is 3600; give a text in double quotes"#,
+    ),
+    (
+        "weight = 3",
+        "weight = 65536",
+        r#"f:38: service[web].server[b].weight: is 65536; give 0 to 65535"#,
+    ),
+    (
+        "weight = 3",
+        "weight = -1",
+        r#"f:38: service[web].server[b].weight: is -1; give 0 to 65535"#,
+    ),
+    (
+        "weight = 3",
+        "state = \"drain\"",
+        r#"f:38: service[web].server[b].state: "drain" is not known; did you mean "draining"?"#,
+    ),
+    (
+        "weight = 3",
+        "state = \"off\"",
+        r#"f:38: service[web].server[b].state: "off" is not known; give "up" or "draining" or "down""#,
+    ),
+    (
+        "name = \"b\"",
+        "name = \"a\"",
+        r#"f:36: service[web].server[a].name: "a" is already that of another server of the service; give each its own"#,
+    ),
+    (
+        "10.0.1.102:8080",
+        "10.0.1.101:8080",
+        r#"f:37: service[web].server[b].address: 10.0.1.101:8080 is already that of server a; give each its own"#,
+    ),
+    (
+        "address = \"10.0.1.102:8080\"\n",
+        "",
+        r#"f:35: service[web].server[b].address: is missing; give ADDRESS:PORT, such as "10.0.1.1:8080""#,
+    ),
+    (
+        "10.0.1.102:8080",
+        "10.0.0.100:8080",
+        r#"f:37: service[web].server[b].address: 10.0.0.100 is an address of service web; give a real server's"#,
+    ),
+    (
+        "10.0.1.102:8080",
+        "10.0.1.1:8080",
+        r#"f:37: service[web].server[b].address: 10.0.1.1 is an address of port lan; give a real server's"#,
+    ),
+    (
+        "10.0.1.102:8080",
+        "server.example:8080",
+        r#"f:37: service[web].server[b].address: "server.example:8080" is no address with a port; give an IPv4 address with a port, such as "10.0.0.1:80""#,
+    ),
 ];
 
 #[test]
@@ -170,9 +560,7 @@ fn every_mistake_is_told_in_one_line() {
 
 #[test]
 fn a_socket_path_must_fit_a_socket_address() {
-    let with = |len: usize| {
-        format!("workers = 2\nadmin-socket = \"/{}\"", "s".repeat(len - 1))
-    };
+    let with = |len: usize| format!("workers = 2\nadmin-socket = \"/{}\"", "s".repeat(len - 1));
     let text = GOOD.replacen("workers = 2", &with(107), 1);
     assert!(Config::parse("f", &text).is_ok());
     assert_eq!(
@@ -220,7 +608,9 @@ fn what_looks_unintended_is_a_warning() {
         let warnings: Vec<String> = checked.warnings.iter().map(Problem::to_string).collect();
         assert_eq!(warnings, [expected]);
     }
-    let text = GOOD.replacen("gateway = \"10.0.0.254\"\n", "", 1).replacen("10.0.1.102", "192.0.2.1", 1);
+    let text =
+        GOOD.replacen("gateway = \"10.0.0.254\"\n", "", 1)
+            .replacen("10.0.1.102", "192.0.2.1", 1);
     let checked = Config::parse("f", &text).unwrap_or_else(|problem| panic!("{problem}"));
     assert_eq!(
         checked.warnings[0].to_string(),
@@ -235,7 +625,10 @@ fn defaults_depend_on_the_ports() {
     assert_eq!(config.mbufs(), 8_192);
     assert_eq!(config.memory() % (2 << 20), 0);
     assert!(config.memory() > 2 * 8_192 * 2_560);
-    assert_eq!(config.admin_socket(), Path::new("/run/fullgate/fullgate.sock"));
+    assert_eq!(
+        config.admin_socket(),
+        Path::new("/run/fullgate/fullgate.sock")
+    );
     let text = GOOD.replacen("0000:03:00.0", "tap:fg1", 1);
     let taps = Config::parse("f", &text).expect("good").config;
     assert_eq!(taps.idle_sleep(), Duration::from_micros(50));
@@ -262,9 +655,15 @@ fn services_are_added_edited_and_deleted() {
     let config = config.edit_service("web", edit).expect("edited").config;
     assert_eq!(config.services[0].scheduler, Scheduler::RoundRobin);
     assert_eq!(config.services[0].timeouts.closed, 1_000);
-    assert_eq!(config.services[0].timeouts.established, 3_600_000, "what is not edited stays");
+    assert_eq!(
+        config.services[0].timeouts.established, 3_600_000,
+        "what is not edited stays"
+    );
     assert_eq!(config.services[0].servers.len(), 2);
-    let config = config.del_service("10.0.0.100:53/udp").expect("deleted").config;
+    let config = config
+        .del_service("10.0.0.100:53/udp")
+        .expect("deleted")
+        .config;
     assert_eq!(config.services.len(), 1);
     assert_eq!(
         config.del_service("wbe").expect_err("none").to_string(),
@@ -279,18 +678,27 @@ fn servers_are_added_edited_and_deleted() {
     let added = server(serde_json::json!({"address": "10.0.1.103:8080", "weight": 7}));
     let config = config.add_server("web", added).expect("added").config;
     let edit = server(serde_json::json!({"state": "draining"}));
-    let config = config.edit_server("web", "10.0.1.103:8080", edit).expect("edited").config;
+    let config = config
+        .edit_server("web", "10.0.1.103:8080", edit)
+        .expect("edited")
+        .config;
     let edited = &config.services[0].servers[2];
     assert_eq!((edited.weight, edited.state), (7, AdminState::Draining));
     let edit = server(serde_json::json!({"weight": 70_000}));
     assert_eq!(
-        config.edit_server("web", "a", edit).expect_err("weight").to_string(),
+        config
+            .edit_server("web", "a", edit)
+            .expect_err("weight")
+            .to_string(),
         "service[web].server[a].weight: is 70000; give 0 to 65535"
     );
     let config = config.del_server("web", "a").expect("deleted").config;
     assert_eq!(config.services[0].servers[0].name, "b");
     assert_eq!(
-        config.del_server("web", "zz").expect_err("none").to_string(),
+        config
+            .del_server("web", "zz")
+            .expect_err("none")
+            .to_string(),
         "service[web]: there is no server \"zz\"; give the name of a server that exists"
     );
     assert_eq!(
@@ -302,14 +710,23 @@ fn servers_are_added_edited_and_deleted() {
 #[test]
 fn requests_are_checked_like_the_file() {
     let said = |json| request::<RawServer>(json).expect_err("wrong").to_string();
-    assert_eq!(said(serde_json::json!({"wieght": 1})), "unknown key; did you mean weight?");
-    assert_eq!(said(serde_json::json!({"weight": "x"})), "is \"x\"; give a whole number");
+    assert_eq!(
+        said(serde_json::json!({"wieght": 1})),
+        "unknown key; did you mean weight?"
+    );
+    assert_eq!(
+        said(serde_json::json!({"weight": "x"})),
+        "is \"x\"; give a whole number"
+    );
 }
 
 #[test]
 fn examples_parse_without_warnings() {
     for (file, text) in [
-        ("fullgate.toml", include_str!("../../../config/fullgate.toml")),
+        (
+            "fullgate.toml",
+            include_str!("../../../config/fullgate.toml"),
+        ),
         ("tap.toml", include_str!("../../../config/tap.toml")),
     ] {
         let checked = Config::parse(file, text).unwrap_or_else(|problem| panic!("{problem}"));
@@ -321,8 +738,11 @@ const PAGE: &str = include_str!("../../../docs/configuration.md");
 
 #[test]
 fn every_example_of_the_documentation_parses() {
-    let examples: Vec<&str> =
-        PAGE.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    let examples: Vec<&str> = PAGE
+        .split("```toml\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .collect();
     assert!(!examples.is_empty());
     for example in examples {
         if let Err(problem) = Config::parse("docs/configuration.md", example) {
@@ -348,8 +768,14 @@ fn documentation_has_a_row_for_every_key() {
             .split("\n## ")
             .find(|section| section.starts_with(title))
             .unwrap_or_else(|| panic!("docs/configuration.md lacks the section {title}"));
-        for key in keys.iter().filter(|key| !["timeouts", "server"].contains(&key.as_str())) {
-            assert!(section.contains(&format!("\n| `{key}` |")), "{title} lacks a row for {key}");
+        for key in keys
+            .iter()
+            .filter(|key| !["timeouts", "server"].contains(&key.as_str()))
+        {
+            assert!(
+                section.contains(&format!("\n| `{key}` |")),
+                "{title} lacks a row for {key}"
+            );
         }
     }
 }
@@ -360,7 +786,9 @@ fn any_service(index: u8) -> impl Strategy<Value = RawService> {
         name: named.then(|| format!("s{weight}-{state}")),
         address: None,
         weight: (state < 3).then_some(weight),
-        state: ["up", "draining", "down"].get(state).map(|&state| state.to_owned()),
+        state: ["up", "draining", "down"]
+            .get(state)
+            .map(|&state| state.to_owned()),
     });
     let words = |words: &'static [&'static str]| prop::option::of(prop::sample::select(words));
     (
@@ -372,24 +800,29 @@ fn any_service(index: u8) -> impl Strategy<Value = RawService> {
         words(&["120s", "2h4m", "7d"]),
         prop::option::of(1_i64..=10),
     )
-        .prop_map(move |(mut servers, protocol, scheduler, flow, retry, udp, attempts)| {
-            for (at, server) in servers.iter_mut().enumerate() {
-                server.address = Some(format!("10.0.1.{}:80", 101 + at));
-                server.name = server.name.take().map(|name| format!("{name}-{at}"));
-            }
-            RawService {
-                name: Some(format!("service-{index}")),
-                vip: Some(format!("10.0.0.{}:80", 100 + u16::from(index))),
-                protocol: protocol.map(str::to_owned),
-                scheduler: scheduler.map(str::to_owned),
-                unknown_flow: flow.map(str::to_owned),
-                syn_retry_after: retry.map(str::to_owned),
-                syn_attempts: attempts,
-                timeouts: udp.map(|udp| RawTimeouts { udp: Some(udp.to_owned()), ..Default::default() }),
-                server: Some(servers),
-                ..RawService::default()
-            }
-        })
+        .prop_map(
+            move |(mut servers, protocol, scheduler, flow, retry, udp, attempts)| {
+                for (at, server) in servers.iter_mut().enumerate() {
+                    server.address = Some(format!("10.0.1.{}:80", 101 + at));
+                    server.name = server.name.take().map(|name| format!("{name}-{at}"));
+                }
+                RawService {
+                    name: Some(format!("service-{index}")),
+                    vip: Some(format!("10.0.0.{}:80", 100 + u16::from(index))),
+                    protocol: protocol.map(str::to_owned),
+                    scheduler: scheduler.map(str::to_owned),
+                    unknown_flow: flow.map(str::to_owned),
+                    syn_retry_after: retry.map(str::to_owned),
+                    syn_attempts: attempts,
+                    timeouts: udp.map(|udp| RawTimeouts {
+                        udp: Some(udp.to_owned()),
+                        ..Default::default()
+                    }),
+                    server: Some(servers),
+                    ..RawService::default()
+                }
+            },
+        )
 }
 
 proptest! {

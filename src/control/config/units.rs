@@ -18,17 +18,24 @@ const DURATION_UNITS: [(&str, u64); 6] = [
 
 /// A duration such as `30s`, `2h4m`, `250ms`, `50us`; whole microseconds.
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong =
-        || format!("{text:?} is no duration; give numbers with units, such as \"250ms\" or \"2h4m\"");
+    let wrong = || {
+        format!("{text:?} is no duration; give numbers with units, such as \"250ms\" or \"2h4m\"")
+    };
     let mut rest = text;
     let mut micros: u64 = 0;
     let mut last_unit = u64::MAX;
     while !rest.is_empty() {
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let letters = rest[digits..].bytes().take_while(u8::is_ascii_lowercase).count();
+        let letters = rest[digits..]
+            .bytes()
+            .take_while(u8::is_ascii_lowercase)
+            .count();
         let (number, tail) = rest.split_at(digits);
         let (unit, tail) = tail.split_at(letters);
-        let &(_, unit) = DURATION_UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
+        let &(_, unit) = DURATION_UNITS
+            .iter()
+            .find(|(name, _)| *name == unit)
+            .ok_or_else(wrong)?;
         let number: u64 = number.parse().map_err(|_| wrong())?;
         if unit >= last_unit {
             return Err(wrong());
@@ -40,7 +47,11 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
             .ok_or_else(wrong)?;
         rest = tail;
     }
-    if last_unit == u64::MAX { Err(wrong()) } else { Ok(Duration::from_micros(micros)) }
+    if last_unit == u64::MAX {
+        Err(wrong())
+    } else {
+        Ok(Duration::from_micros(micros))
+    }
 }
 
 /// The shortest text that [`parse_duration`] reads back.
@@ -61,7 +72,8 @@ pub(super) fn format_duration(duration: Duration) -> String {
 
 /// A size such as `512M` or `2G`, in bytes.
 pub(super) fn parse_size(text: &str) -> Result<u64, String> {
-    let wrong = || format!("{text:?} is no size; give a whole number with M or G, such as \"512M\"");
+    let wrong =
+        || format!("{text:?} is no size; give a whole number with M or G, such as \"512M\"");
     let (number, shift) = match text.as_bytes() {
         [.., b'M'] => (&text[..text.len() - 1], 20),
         [.., b'G'] => (&text[..text.len() - 1], 30),
@@ -89,18 +101,26 @@ pub(super) fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, String> {
     let (first, last) = text.split_once('-').ok_or_else(wrong)?;
     let first: u16 = first.trim().parse().map_err(|_| wrong())?;
     let last: u16 = last.trim().parse().map_err(|_| wrong())?;
-    if first == 0 || first > last { Err(wrong()) } else { Ok(first..=last) }
+    if first == 0 || first > last {
+        Err(wrong())
+    } else {
+        Ok(first..=last)
+    }
 }
 
 fn is_ipv6(text: &str) -> bool {
     text.parse::<Ipv6Addr>().is_ok()
         || text.parse::<SocketAddrV6>().is_ok()
-        || text.split_once('/').is_some_and(|(address, _)| address.parse::<Ipv6Addr>().is_ok())
+        || text
+            .split_once('/')
+            .is_some_and(|(address, _)| address.parse::<Ipv6Addr>().is_ok())
 }
 
 fn address_wrong(text: &str, kind: &str, example: &str) -> String {
     if is_ipv6(text) {
-        format!("{text:?} is IPv6, which is not supported yet; give an IPv4 {kind}, such as \"{example}\"")
+        format!(
+            "{text:?} is IPv6, which is not supported yet; give an IPv4 {kind}, such as \"{example}\""
+        )
     } else {
         format!("{text:?} is no {kind}; give an IPv4 {kind}, such as \"{example}\"")
     }
@@ -120,22 +140,30 @@ fn unusable(address: Ipv4Addr) -> Option<&'static str> {
 fn usable(address: Ipv4Addr) -> Result<Ipv4Addr, String> {
     match unusable(address) {
         None => Ok(address),
-        Some(why) => Err(format!("{address} {why}; give the unicast address of a host")),
+        Some(why) => Err(format!(
+            "{address} {why}; give the unicast address of a host"
+        )),
     }
 }
 
 /// A host's address.
 pub(super) fn parse_address(text: &str) -> Result<Ipv4Addr, String> {
-    usable(text.parse().map_err(|_| address_wrong(text, "address", "10.0.0.1"))?)
+    usable(
+        text.parse()
+            .map_err(|_| address_wrong(text, "address", "10.0.0.1"))?,
+    )
 }
 
 /// A host's address and port.
 pub(super) fn parse_endpoint(text: &str) -> Result<SocketAddrV4, String> {
     if text.parse::<Ipv4Addr>().is_ok() {
-        return Err(format!("{text:?} lacks a port; give ADDRESS:PORT, such as \"{text}:80\""));
+        return Err(format!(
+            "{text:?} lacks a port; give ADDRESS:PORT, such as \"{text}:80\""
+        ));
     }
-    let endpoint: SocketAddrV4 =
-        text.parse().map_err(|_| address_wrong(text, "address with a port", "10.0.0.1:80"))?;
+    let endpoint: SocketAddrV4 = text
+        .parse()
+        .map_err(|_| address_wrong(text, "address with a port", "10.0.0.1:80"))?;
     usable(*endpoint.ip())?;
     if endpoint.port() == 0 {
         return Err(format!("{text:?} has port 0; give a port from 1 to 65535"));
@@ -146,22 +174,32 @@ pub(super) fn parse_endpoint(text: &str) -> Result<SocketAddrV4, String> {
 /// A host's address with its network's prefix length.
 pub(super) fn parse_interface(text: &str) -> Result<Ipv4Net, String> {
     if text.parse::<Ipv4Addr>().is_ok() {
-        return Err(format!("{text:?} lacks a prefix length; give ADDRESS/LENGTH, such as \"{text}/24\""));
+        return Err(format!(
+            "{text:?} lacks a prefix length; give ADDRESS/LENGTH, such as \"{text}/24\""
+        ));
     }
-    let net: Ipv4Net =
-        text.parse().map_err(|_| address_wrong(text, "address with a prefix length", "10.0.0.1/24"))?;
+    let net: Ipv4Net = text
+        .parse()
+        .map_err(|_| address_wrong(text, "address with a prefix length", "10.0.0.1/24"))?;
     usable(net.addr())?;
     if net.prefix_len() < 31 && (net.addr() == net.network() || net.addr() == net.broadcast()) {
-        return Err(format!("{text:?} is the network or broadcast address; give a host's address"));
+        return Err(format!(
+            "{text:?} is the network or broadcast address; give a host's address"
+        ));
     }
     Ok(net)
 }
 
 /// A network.
 pub(super) fn parse_network(text: &str) -> Result<Ipv4Net, String> {
-    let net: Ipv4Net = text.parse().map_err(|_| address_wrong(text, "network", "10.9.0.0/16"))?;
+    let net: Ipv4Net = text
+        .parse()
+        .map_err(|_| address_wrong(text, "network", "10.9.0.0/16"))?;
     if net.addr() != net.network() {
-        return Err(format!("{text:?} has host bits set; give \"{}\"", net.trunc()));
+        return Err(format!(
+            "{text:?} has host bits set; give \"{}\"",
+            net.trunc()
+        ));
     }
     Ok(net)
 }
@@ -187,11 +225,26 @@ mod tests {
 
     #[test]
     fn durations() {
-        let micros = |text| parse_duration(text).map(|duration| duration.as_micros()).ok();
+        let micros = |text| {
+            parse_duration(text)
+                .map(|duration| duration.as_micros())
+                .ok()
+        };
         assert_eq!(micros("2h4m"), Some(7_440_000_000));
         assert_eq!(micros("250ms"), Some(250_000));
         assert_eq!(micros("0us"), Some(0));
-        for wrong in ["", "5", "s", "5 s", "-5s", "5s3h", "5s5s", "1.5s", "99999999999999d", "5é"] {
+        for wrong in [
+            "",
+            "5",
+            "s",
+            "5 s",
+            "-5s",
+            "5s3h",
+            "5s5s",
+            "1.5s",
+            "99999999999999d",
+            "5é",
+        ] {
             assert_eq!(micros(wrong), None, "{wrong}");
         }
     }

@@ -13,11 +13,29 @@ use super::{Checked, Config, Runtime, network, services};
 pub(super) fn validate(raw: &RawConfig) -> Result<Checked, Problem> {
     let root = Place::Root;
     let mut warnings = Vec::new();
-    let runtime = Runtime::from_raw(&root.key("runtime"), &raw.runtime.clone().unwrap_or_default())?;
-    let ports = network::ports(&root, raw.port.as_deref().unwrap_or_default(), &mut warnings)?;
+    let runtime = Runtime::from_raw(
+        &root.key("runtime"),
+        &raw.runtime.clone().unwrap_or_default(),
+    )?;
+    let ports = network::ports(
+        &root,
+        raw.port.as_deref().unwrap_or_default(),
+        &mut warnings,
+    )?;
     let routes = network::routes(&root, raw.route.as_deref().unwrap_or_default(), &ports)?;
-    let pools = network::pools(&root, raw.pool.as_deref().unwrap_or_default(), &ports, &mut warnings)?;
-    let mut config = Config { runtime, ports, routes, pools, services: Vec::new() };
+    let pools = network::pools(
+        &root,
+        raw.pool.as_deref().unwrap_or_default(),
+        &ports,
+        &mut warnings,
+    )?;
+    let mut config = Config {
+        runtime,
+        ports,
+        routes,
+        pools,
+        services: Vec::new(),
+    };
     config.services = services::services(
         &root,
         raw.service.as_deref().unwrap_or_default(),
@@ -49,9 +67,16 @@ where
     let Some(value) = value else {
         return Ok(default);
     };
-    T::try_from(value).ok().filter(|value| range.contains(value)).ok_or_else(|| {
-        place.problem(format!("is {value}; give {} to {}", range.start(), range.end()))
-    })
+    T::try_from(value)
+        .ok()
+        .filter(|value| range.contains(value))
+        .ok_or_else(|| {
+            place.problem(format!(
+                "is {value}; give {} to {}",
+                range.start(),
+                range.end()
+            ))
+        })
 }
 
 /// A text parsed by one of the parsers of `units`.
@@ -127,10 +152,6 @@ impl<K: Eq + std::hash::Hash> Unique<K> {
 }
 
 /// `value` for the file, unless it is the default anyway.
-pub(super) fn unless<T: PartialEq, R>(
-    value: T,
-    default: T,
-    to_raw: impl Fn(T) -> R,
-) -> Option<R> {
+pub(super) fn unless<T: PartialEq, R>(value: T, default: T, to_raw: impl Fn(T) -> R) -> Option<R> {
     (value != default).then(|| to_raw(value))
 }
