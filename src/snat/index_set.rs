@@ -142,3 +142,118 @@ impl<const FLIP: u64> IndexSet<FLIP> {
         Some(group * 64 + words.trailing_zeros() as usize)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Lengths around every boundary of a word, a group of words, and all.
+    const LENGTHS: [u32; 12] = [
+        0,
+        1,
+        63,
+        64,
+        65,
+        4095,
+        4096,
+        4097,
+        64512,
+        65536,
+        MAX_LEN - 1,
+        MAX_LEN,
+    ];
+
+    fn members<const FLIP: u64>(set: &IndexSet<FLIP>) -> Vec<u32> {
+        let mut found = Vec::new();
+        let mut next = set.next(0);
+        while let Some(index) = next {
+            found.push(index);
+            next = if index + 1 < set.middle as u32 * 64 {
+                set.next(index + 1)
+            } else {
+                None
+            };
+        }
+        found
+    }
+
+    #[test]
+    fn starts_full_or_empty() {
+        for len in LENGTHS {
+            assert_eq!(members(&InitiallyFull::new(len)), Vec::from_iter(0..len));
+            assert_eq!(members(&InitiallyEmpty::new(len)), [0; 0]);
+        }
+    }
+
+    /// What a port pool costs rests on this.
+    #[test]
+    fn costs_little_more_than_a_bit_an_index() {
+        assert_eq!(InitiallyFull::new(64512).words.len(), 1008 + 16);
+    }
+
+    /// Empties and refills a set one by one, so that every summary bit of
+    /// every level changes both ways.
+    fn drains_and_refills<const FLIP: u64>() {
+        for len in LENGTHS.into_iter().filter(|&len| len <= 65536) {
+            let mut set = IndexSet::<FLIP>::new(len);
+            (0..len).for_each(|index| _ = set.insert(index));
+            for index in 0..len {
+                assert_eq!(set.next(0), Some(index));
+                assert!(set.remove(index) && !set.remove(index) && !set.contains(index));
+            }
+            assert_eq!(set.next_cyclic(len / 2), None);
+            for index in (0..len).rev() {
+                assert!(set.insert(index) && !set.insert(index) && set.contains(index));
+                assert_eq!(set.next_cyclic(0), Some(index));
+            }
+            assert_eq!(members(&set), Vec::from_iter(0..len));
+        }
+    }
+
+    #[test]
+    fn full_sets_drain_and_refill() {
+        drains_and_refills::<{ u64::MAX }>();
+    }
+
+    #[test]
+    fn empty_sets_drain_and_refill() {
+        drains_and_refills::<0>();
+    }
+
+    fn follows_the_model<const FLIP: u64>(len: u32, steps: Vec<(u8, u32)>) {
+        let mut set = IndexSet::<FLIP>::new(len);
+        let mut model: BTreeSet<u32> = (0..if FLIP == 0 { 0 } else { len }).collect();
+        for (what, index) in steps {
+            let index = index % len;
+            match what {
+                0 => assert_eq!(set.insert(index), model.insert(index)),
+                1 => assert_eq!(set.remove(index), model.remove(&index)),
+                // A run of removals, so that whole words and groups empty.
+                2 => (index..len.min(index + 300)).for_each(|index| {
+                    assert_eq!(set.remove(index), model.remove(&index));
+                }),
+                _ => assert_eq!(set.contains(index), model.contains(&index)),
+            }
+            let next = model.range(index..).next().or(model.first());
+            assert_eq!(set.next_cyclic(index), next.copied());
+        }
+        assert_eq!(members(&set), Vec::from_iter(model));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn behaves_as_a_set(
+            len in prop_oneof![1u32..200, Just(4096), 1u32..10_000],
+            steps in prop::collection::vec((0u8..4, any::<u32>()), 1..300),
+        ) {
+            follows_the_model::<{ u64::MAX }>(len, steps.clone());
+            follows_the_model::<0>(len, steps);
+        }
+    }
+}

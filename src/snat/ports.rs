@@ -18,10 +18,13 @@
 //! Bit k·n + j of a set stands for the k-th port of the class behind the
 //! worker's j-th slot. Classes differ a little in length, so all bits without
 //! a port lie at the end, where making the set removes them. Ports are taken
-//! in the cyclic order of their bits, from a cursor that only moves forward:
-//! a port given back is not taken again before every other free one, and
-//! those just ahead of the cursor are those taken longest ago. The cursor
-//! starts anywhere (RFC 6056 §3.3: a port should not be easy to guess).
+//! in the cyclic order of their bits, from a cursor that only moves forward.
+//! That makes the time until re-use as long as a bitmap can: a port taken and
+//! given back within one lap comes last of all free ones. A port held for more
+//! than a lap can be met sooner after it is given back; ports are given back
+//! rested, so that does no harm. Just ahead of the cursor are the ports taken
+//! longest ago. It starts anywhere: a port should not be easy to guess
+//! (RFC 6056 §3.1).
 
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
@@ -219,8 +222,7 @@ impl PortSet {
         }
     }
 
-    /// Takes a free port: the one free longest, once the cursor has gone round.
-    /// `None` when all are in use or resting.
+    /// Takes the next free port. `None` when all are in use or resting.
     #[inline]
     pub fn allocate(&mut self) -> Option<Lease> {
         let bit = self.free.next_cyclic(self.cursor)?;
@@ -228,8 +230,9 @@ impl PortSet {
         Some(self.take(bit))
     }
 
-    /// Takes a port that rests, about the one resting longest. The connection
-    /// that held it must go without releasing it. `None` when none rests.
+    /// Takes the next resting port: of those resting, the one that was taken
+    /// longest ago. It is in use from here on, so the connection that held it
+    /// must go without releasing it. `None` when none rests.
     #[inline]
     pub fn steal(&mut self) -> Option<Lease> {
         let bit = self.resting.next_cyclic(self.cursor)?;
@@ -342,3 +345,6 @@ impl std::fmt::Debug for PortSet {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -166,3 +166,86 @@ impl Steering {
         self.mode
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::snat::toeplitz::DEFAULT_KEY;
+
+    fn steering(reta: Reta) -> Steering {
+        Steering::new(DEFAULT_KEY, reta, SteeringMode::Software).unwrap()
+    }
+
+    #[test]
+    fn even_tables_go_round_the_queues() {
+        for size in [2, 64, 128, 512, 4096] {
+            for queues in 1..=64 {
+                let reta = Reta::even(size, queues).unwrap();
+                assert_eq!(reta.queues().len(), size);
+                for (slot, queue) in reta.queues().iter().enumerate() {
+                    assert_eq!(queue.ix(), slot % usize::from(queues));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn odd_tables_are_refused() {
+        for size in [0, 1, 3, 100, 127, 8192, usize::MAX] {
+            let refused = Reta::even(size, 1);
+            assert!(matches!(refused, Err(SteeringError::RetaSize(_))), "{size}");
+        }
+        assert_eq!(Reta::even(128, 0), Err(SteeringError::NoQueue));
+    }
+
+    #[test]
+    fn keys_that_leave_slots_without_ports_are_refused() {
+        let reta = Reta::even(128, 2).unwrap();
+        let refused = Steering::new([0xaa; KEY_LEN], reta, SteeringMode::Rss);
+        assert_eq!(
+            refused.err(),
+            Some(SteeringError::WeakKey { rank: 2, bits: 7 })
+        );
+    }
+
+    #[test]
+    fn workers_without_a_slot_have_no_class() {
+        let steering = steering(Reta::new(vec![WorkerIx(2), WorkerIx(0)]).unwrap());
+        assert_eq!(steering.classes_of(WorkerIx(0)), [1]);
+        assert_eq!(steering.classes_of(WorkerIx(1)), [0u16; 0]);
+        assert_eq!(steering.classes_of(WorkerIx(2)), [0]);
+        for worker in 3..=u8::MAX {
+            assert_eq!(steering.classes_of(WorkerIx(worker)), [0u16; 0]);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn classes_are_the_slots_that_lead_to_a_worker(
+            bits in 1u32..=12, queues in prop::collection::vec(any::<u8>(), 4096),
+        ) {
+            let queues: Vec<_> = queues[..1 << bits].iter().copied().map(WorkerIx).collect();
+            let steering = steering(Reta::new(queues.clone()).unwrap());
+            for worker in (0..=u8::MAX).map(WorkerIx) {
+                let slots: Vec<u16> = (0..queues.len() as u16)
+                    .filter(|&slot| queues[usize::from(slot)] == worker)
+                    .collect();
+                prop_assert_eq!(steering.classes_of(worker), &slots[..]);
+            }
+        }
+
+        #[test]
+        fn owner_is_the_queue_behind_the_low_bits_of_the_hash(
+            src: [u8; 4], dst: [u8; 4], sport: u16, dport: u16,
+        ) {
+            let steering = steering(Reta::even(128, 7).unwrap());
+            let hash = steering.toeplitz().hash_v4(src.into(), dst.into(), sport, dport);
+            let owner = steering.owner(src.into(), dst.into(), sport, dport);
+            prop_assert_eq!(u32::from(owner.0), hash % 128 % 7);
+        }
+    }
+}

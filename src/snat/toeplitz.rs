@@ -127,3 +127,124 @@ fn window(key: &[u8; KEY_LEN], at: usize) -> u32 {
         .fold(0u64, |bits, &byte| bits << 8 | u64::from(byte));
     (five >> (8 - shift)) as u32
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The hash as the specification words it, bit by bit.
+    fn bitwise(key: &[u8; KEY_LEN], input: &[u8]) -> u32 {
+        let bit = |bytes: &[u8], at: usize| u32::from(bytes[at / 8] >> (7 - at % 8) & 1);
+        (0..input.len() * 8)
+            .filter(|&at| bit(input, at) == 1)
+            .map(|at| (at..at + 32).fold(0, |window, at| window << 1 | bit(key, at)))
+            .fold(0, |hash, window| hash ^ window)
+    }
+
+    /// "Verifying the RSS Hash Calculation", Microsoft, IPv4 with TCP.
+    #[test]
+    fn hashes_the_verification_suite() {
+        let toeplitz = Toeplitz::new(DEFAULT_KEY);
+        for (src, sport, dst, dport, hash) in [
+            (
+                [66, 9, 149, 187],
+                2794,
+                [161, 142, 100, 80],
+                1766,
+                0x51cc_c178,
+            ),
+            (
+                [199, 92, 111, 2],
+                14230,
+                [65, 69, 140, 83],
+                4739,
+                0xc626_b0ea,
+            ),
+            (
+                [24, 19, 198, 95],
+                12898,
+                [12, 22, 207, 184],
+                38024,
+                0x5c2b_394a,
+            ),
+            (
+                [38, 27, 205, 30],
+                48228,
+                [209, 142, 163, 6],
+                2217,
+                0xafc7_327f,
+            ),
+            (
+                [153, 39, 163, 191],
+                44251,
+                [202, 188, 127, 2],
+                1303,
+                0x10e8_28a2,
+            ),
+        ] {
+            assert_eq!(
+                toeplitz.hash_v4(src.into(), dst.into(), sport, dport),
+                hash,
+                "{src:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn default_key_spreads_ports_over_every_size_of_table() {
+        let toeplitz = Toeplitz::new(DEFAULT_KEY);
+        for bits in 0..=12 {
+            assert_eq!(toeplitz.port_rank(bits), bits);
+        }
+    }
+
+    #[test]
+    fn rank_is_that_of_the_key() {
+        assert_eq!(Toeplitz::new([0; KEY_LEN]).port_rank(7), 0);
+        assert_eq!(Toeplitz::new([0xff; KEY_LEN]).port_rank(7), 1);
+        // Windows at an even distance are equal, so there are two of them.
+        assert_eq!(Toeplitz::new([0xaa; KEY_LEN]).port_rank(7), 2);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn equals_the_bitwise_definition(
+            key: [[u8; 20]; 2], src: [u8; 4], dst: [u8; 4], sport: u16, dport: u16,
+        ) {
+            let key: [u8; KEY_LEN] = key.concat().try_into().unwrap();
+            let mut input = Vec::new();
+            input.extend(src);
+            input.extend(dst);
+            input.extend(sport.to_be_bytes());
+            input.extend(dport.to_be_bytes());
+            let hash = Toeplitz::new(key).hash_v4(src.into(), dst.into(), sport, dport);
+            prop_assert_eq!(hash, bitwise(&key, &input));
+        }
+
+        #[test]
+        fn is_linear_in_the_port(
+            key: [[u8; 20]; 2], src: [u8; 4], dst: [u8; 4], sport: u16, a: u16, b: u16,
+        ) {
+            let toeplitz = Toeplitz::new(key.concat().try_into().unwrap());
+            let hash = |dport| toeplitz.hash_v4(src.into(), dst.into(), sport, dport);
+            prop_assert_eq!(hash(a), hash(0) ^ toeplitz.port_contribution(a));
+            prop_assert_eq!(hash(a ^ b), hash(0) ^ hash(a) ^ hash(b));
+        }
+
+        #[test]
+        fn full_rank_means_equal_shares(key: [[u8; 20]; 2], bits in 1u32..=12) {
+            let toeplitz = Toeplitz::new(key.concat().try_into().unwrap());
+            let mut shares = vec![0u32; 1 << bits];
+            for port in 0..=u16::MAX {
+                shares[toeplitz.port_contribution(port) as usize & ((1 << bits) - 1)] += 1;
+            }
+            let reached = shares.iter().filter(|&&share| share > 0).count();
+            prop_assert_eq!(reached, 1 << toeplitz.port_rank(bits));
+            prop_assert!(shares.iter().all(|&share| share == 0 || share as usize == 65536 / reached));
+        }
+    }
+}
