@@ -666,8 +666,8 @@ fn services_are_added_edited_and_deleted() {
         .config;
     assert_eq!(config.services.len(), 1);
     assert_eq!(
-        config.del_service("wbe").expect_err("none").to_string(),
-        "there is no service \"wbe\"; did you mean \"web\"?"
+        config.del_service("wb").expect_err("none").to_string(),
+        "there is no service \"wb\"; did you mean \"web\"?"
     );
 }
 
