@@ -35,20 +35,22 @@ impl RateLimit {
         self.credit = self.credit.min(self.capacity);
     }
 
-    /// Whether one more may be sent now; counts it if so. `now` never goes back
-    /// from call to call.
+    /// Whether `count` more may be sent now, all or none; counts them if so.
+    /// `now` never goes back from call to call. False for ever where `count` is
+    /// above the burst.
     #[must_use]
     #[inline]
-    pub fn take(&mut self, now: Millis) -> bool {
+    pub fn take(&mut self, count: u32, now: Millis) -> bool {
+        let cost = u64::from(count) * COST;
         let elapsed = u64::from(now.0.wrapping_sub(self.updated.0));
         self.updated = now;
         self.credit = self
             .capacity
             .min(self.credit + elapsed * u64::from(self.per_second));
-        if self.credit < COST {
+        if self.credit < cost {
             return false;
         }
-        self.credit -= COST;
+        self.credit -= cost;
         true
     }
 }
@@ -62,50 +64,73 @@ mod tests {
     #[test]
     fn a_burst_then_the_rate() {
         let mut limit = RateLimit::new(10, 3, Millis(0));
-        let taken: Vec<bool> = (0..5).map(|_| limit.take(Millis(0))).collect();
+        let taken: Vec<bool> = (0..5).map(|_| limit.take(1, Millis(0))).collect();
         assert_eq!(taken, [true, true, true, false, false]);
-        assert!(!limit.take(Millis(99)), "a tenth of a second less one");
-        assert!(limit.take(Millis(100)));
-        assert!(!limit.take(Millis(100)));
+        assert!(!limit.take(1, Millis(99)), "a tenth of a second less one");
+        assert!(limit.take(1, Millis(100)));
+        assert!(!limit.take(1, Millis(100)));
     }
 
     #[test]
     fn earns_across_the_wrap_of_the_clock_and_no_more_than_the_burst() {
         let mut limit = RateLimit::new(1_000, 2, Millis(u32::MAX - 4));
-        assert!(limit.take(Millis(u32::MAX - 4)));
-        assert!(limit.take(Millis(u32::MAX - 4)));
-        assert!(limit.take(Millis(5)));
-        assert!(limit.take(Millis(5)));
-        assert!(!limit.take(Millis(5)));
+        assert!(limit.take(1, Millis(u32::MAX - 4)));
+        assert!(limit.take(1, Millis(u32::MAX - 4)));
+        assert!(limit.take(1, Millis(5)));
+        assert!(limit.take(1, Millis(5)));
+        assert!(!limit.take(1, Millis(5)));
     }
 
     #[test]
     fn a_rate_of_zero_ends_with_the_burst() {
         let mut limit = RateLimit::new(0, 1, Millis(0));
-        assert!(limit.take(Millis(0)));
-        assert!(!limit.take(Millis(u32::MAX)));
+        assert!(limit.take(1, Millis(0)));
+        assert!(!limit.take(1, Millis(u32::MAX)));
+    }
+
+    #[test]
+    fn takes_all_or_none() {
+        let mut limit = RateLimit::new(1, 3, Millis(0));
+        assert!(limit.take(2, Millis(0)));
+        assert!(!limit.take(2, Millis(0)), "one is left");
+        assert!(limit.take(1, Millis(0)));
     }
 
     proptest! {
+        /// Against a bucket counted in whole milliseconds by rational numbers.
         #[test]
-        fn never_more_than_burst_plus_rate_and_never_less_than_the_rate(
-            per_second in 1u32..5_000,
+        fn agrees_with_exact_arithmetic(
+            per_second in 0u32..5_000,
             burst in 1u32..100,
-            steps in prop::collection::vec((0u32..50, 0u32..20), 1..200),
+            asks in prop::collection::vec((0u32..50, 1u32..5), 1..300),
         ) {
             let mut limit = RateLimit::new(per_second, burst, Millis(0));
-            let (mut now, mut sent, mut refused) = (0, 0u64, false);
-            for (wait, asks) in steps {
+            let (mut now, mut thousandths) = (0, u128::from(burst) * 1_000);
+            for (wait, count) in asks {
                 now += wait;
-                for _ in 0..asks {
-                    if limit.take(Millis(now)) { sent += 1 } else { refused = true }
+                thousandths = (thousandths + u128::from(wait) * u128::from(per_second))
+                    .min(u128::from(burst) * 1_000);
+                let affordable = thousandths / 1_000 >= u128::from(count);
+                if affordable {
+                    thousandths -= u128::from(count) * 1_000;
                 }
-                let earned = u64::from(now) * u64::from(per_second) / 1_000;
-                prop_assert!(sent <= u64::from(burst) + earned);
-                if asks > 0 && !refused {
-                    continue;
-                }
-                refused = false;
+                prop_assert_eq!(limit.take(count, Millis(now)), affordable);
+            }
+        }
+
+        /// What a receiver of the packets cares about, whatever the arithmetic.
+        #[test]
+        fn never_more_than_the_burst_and_the_rate(
+            per_second in 0u32..5_000,
+            burst in 1u32..100,
+            waits in prop::collection::vec(0u32..3, 1..500),
+        ) {
+            let mut limit = RateLimit::new(per_second, burst, Millis(0));
+            let (mut now, mut sent) = (0, 0);
+            for wait in waits {
+                now += wait;
+                sent += u32::from(limit.take(1, Millis(now)));
+                prop_assert!(sent <= burst + now * per_second / 1_000);
             }
         }
     }

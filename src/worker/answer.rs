@@ -67,7 +67,7 @@ impl<Io: BurstIo> Worker<Io> {
         let Some(fields) = reset::for_unmatched(segment) else {
             return;
         };
-        if !self.reset_limit.take(self.now) {
+        if !self.reset_limit.take(1, self.now) {
             return self.stats.event(Event::ResetWithheld).add(1);
         }
         let back = Mapping {
@@ -169,7 +169,7 @@ impl<Io: BurstIo> Worker<Io> {
         else {
             return;
         };
-        if !self.icmp_limit.take(self.now) {
+        if !self.icmp_limit.take(1, self.now) {
             return self.stats.event(Event::IcmpWithheld).add(1);
         }
         let to = original.src();

@@ -235,7 +235,7 @@ impl<Io: BurstIo> Worker<Io> {
         let resets = service
             .and_then(|service| self.snapshot.service(service))
             .is_none_or(|service| service.on_expire == Answer::Reset);
-        if resets && !self.sweep_limit.take(self.now) {
+        if resets && !self.sweep_limit.take(2, self.now) {
             return self.table.arm(slot, self.now.plus(LIMITED_MS));
         }
         self.stats.event(Event::IdledOut).add(1);
@@ -269,7 +269,7 @@ impl<Io: BurstIo> Worker<Io> {
                 .server(server)
                 .is_none_or(|server| !server.state.keeps_connections());
             if self.sweep.servers && gone && !over {
-                if !self.sweep_limit.take(self.now) {
+                if !self.sweep_limit.take(2, self.now) {
                     self.sweep.cursor = Some(slot.0);
                     return 1;
                 }

@@ -55,7 +55,7 @@ impl<Io: BurstIo> Worker<Io> {
 
     /// Answers a ping in the buffer it came in (RFC 1122 §3.2.2.6).
     fn echo(&mut self, mut packet: Io::Buf, at: &Packet) {
-        if !self.icmp_limit.take(self.now) {
+        if !self.icmp_limit.take(1, self.now) {
             self.stats.event(Event::IcmpWithheld).add(1);
             return;
         }

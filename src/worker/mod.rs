@@ -34,7 +34,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use crossbeam::queue::ArrayQueue;
 
-use crate::conntrack::isn::Secret;
+use crate::conntrack::isn::IsnSecret;
 use crate::conntrack::table::ConnTable;
 use crate::ids::{PortIx, SetIx, WorkerIx};
 use crate::io::{BurstIo, TX_BURST};
@@ -122,7 +122,7 @@ pub struct Setup<B> {
     /// Its rings to and from the other workers.
     pub handover: Handover<B>,
     /// Keys the initial sequence numbers it makes up.
-    pub isn_secret: Secret,
+    pub isn_secret: IsnSecret,
 }
 
 /// What the packet path wants of a port, without a look into the snapshot.
@@ -157,7 +157,7 @@ pub struct Worker<Io: BurstIo> {
     reset_limit: RateLimit,
     sweep_limit: RateLimit,
     icmp_limit: RateLimit,
-    isn_secret: Secret,
+    isn_secret: IsnSecret,
     /// Counts connections, to take local addresses in turn.
     turn: usize,
     sweep: Sweep,

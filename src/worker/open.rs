@@ -7,16 +7,13 @@ use super::Worker;
 use super::parse::{L3, Packet, Parsed, parse};
 use super::path::segment_of;
 use crate::conntrack::entry::{Direction, Entry, NIL, ServerTuple, State, flag};
-use crate::conntrack::isn::Predecessor;
+use crate::conntrack::isn::{self, Previous};
 use crate::conntrack::tcp::{self, Flags, Segment};
 use crate::ids::{PortIx, ServerIx, ServiceIx, SetIx, SlotIx};
 use crate::io::{BurstIo, PacketBuf};
 use crate::service::snapshot::ServerState;
 use crate::stats::{DropReason, Event};
 use crate::worker::message::{Notice, Reply};
-
-/// Units of 4 µs, in which initial sequence numbers advance (RFC 9293 §3.4.1).
-const TICKS_PER_MS: u32 = 250;
 
 /// What is known of a connection to be made, beyond its first packet.
 #[derive(Clone, Copy, Debug, Default)]
@@ -44,7 +41,7 @@ struct Lent {
     port: u16,
     set: SetIx,
     /// The server may still hold this connection of the same tuple.
-    previous: Option<Predecessor>,
+    previous: Option<Previous>,
 }
 
 impl<Io: BurstIo> Worker<Io> {
@@ -127,9 +124,7 @@ impl<Io: BurstIo> Worker<Io> {
         if let Some(syn) = &opening.syn {
             if let Some(previous) = lent.previous {
                 let tuple = entry.server_tuple();
-                let ticks = self.now.0.wrapping_mul(TICKS_PER_MS);
-                previous
-                    .offsets(&self.isn_secret, &tuple, syn, ticks)
+                isn::after_previous(&self.isn_secret, &tuple, self.now, syn, previous)
                     .apply(&mut entry);
             }
             tcp::open(&mut entry, syn);
@@ -218,7 +213,7 @@ impl<Io: BurstIo> Worker<Io> {
         local: Ipv4Addr,
         port: u16,
         protocol: u8,
-    ) -> Option<Predecessor> {
+    ) -> Option<Previous> {
         self.stats.event(Event::LocalPortStolen).add(1);
         let server = self.snapshot.server(server_ix)?;
         let tuple = ServerTuple {
@@ -231,7 +226,7 @@ impl<Io: BurstIo> Worker<Io> {
         let slot = self
             .table
             .find_server(self.table.server_hash(&tuple), &tuple)?;
-        let previous = Predecessor::of(self.table.get(slot));
+        let previous = Previous::of(self.table.get(slot));
         self.remove_keeping_port(slot);
         Some(previous)
     }
