@@ -1,1 +1,161 @@
-fn main() {}
+//! pkg-config finds DPDK, bindgen writes the bindings of the functions listed
+//! here, cc compiles `shim.c`. Headers and flags come from the installed
+//! package, so an ABI change of DPDK is a rebuild, not an edit.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+const FUNCTIONS: &[&str] = &[
+    "rte_eal_init",
+    "rte_eal_cleanup",
+    "rte_eal_hotplug_add",
+    "rte_eal_hotplug_remove",
+    "rte_strerror",
+    "rte_openlog_stream",
+    "rte_log_cur_msg_loglevel",
+    "rte_thread_register",
+    "rte_thread_unregister",
+    "rte_get_tsc_hz",
+    "rte_pktmbuf_pool_create",
+    "rte_mempool_free",
+    "rte_mempool_avail_count",
+    "rte_eth_dev_get_port_by_name",
+    "rte_eth_dev_info_get",
+    "rte_eth_dev_configure",
+    "rte_eth_dev_adjust_nb_rx_tx_desc",
+    "rte_eth_rx_queue_setup",
+    "rte_eth_tx_queue_setup",
+    "rte_eth_dev_start",
+    "rte_eth_dev_stop",
+    "rte_eth_dev_close",
+    "rte_eth_dev_set_mtu",
+    "rte_eth_macaddr_get",
+    "rte_eth_promiscuous_enable",
+    "rte_eth_promiscuous_disable",
+    "rte_eth_allmulticast_enable",
+    "rte_eth_link_get_nowait",
+    "rte_eth_stats_get",
+    "rte_eth_dev_rss_hash_conf_get",
+    "rte_eth_dev_rss_reta_update",
+    "rte_eth_dev_rss_reta_query",
+    "rte_ring_create",
+    "rte_ring_free",
+    "rte_eth_from_rings",
+    "fullgate_.*",
+];
+
+const CONSTANTS: &[&str] = &[
+    "RTE_MAX_ETHPORTS",
+    "RTE_MEMPOOL_CACHE_MAX_SIZE",
+    "RTE_PKTMBUF_HEADROOM",
+    "FULLGATE_.*",
+];
+
+/// What of DPDK's libraries the functions above live in. `rte_net_ring` is a
+/// driver, so pkg-config leaves it out; the other drivers are plugins that EAL
+/// loads by itself.
+const LIBRARIES: &[&str] = &[
+    "rte_eal",
+    "rte_ethdev",
+    "rte_mbuf",
+    "rte_mempool",
+    "rte_ring",
+    "rte_net_ring",
+];
+
+fn main() {
+    println!("cargo::rerun-if-changed=shim.c");
+    println!("cargo::rerun-if-changed=wrapper.h");
+    let library = match pkg_config::Config::new()
+        .atleast_version("22.11")
+        .cargo_metadata(false)
+        .probe("libdpdk")
+    {
+        Ok(library) => library,
+        Err(reason) => fail(&format!(
+            "DPDK 22.11 or later is needed to build fullgate ({}). On Debian or Ubuntu: \
+             apt-get install libdpdk-dev libclang-dev clang. Without DPDK, everything but the \
+             gateway program itself builds and tests with --no-default-features \
+             (scripts/test says how).",
+            first_line(&reason.to_string())
+        )),
+    };
+    let flags = compiler_flags();
+
+    for path in &library.link_paths {
+        println!("cargo::rustc-link-search=native={}", path.display());
+    }
+
+    cc::Build::new()
+        .file("shim.c")
+        .flags(&flags)
+        .warnings(true)
+        .compile("fullgate_shim");
+
+    // After the shim, which needs them.
+    for name in LIBRARIES {
+        println!("cargo::rustc-link-lib=dylib={name}");
+    }
+
+    let mut builder = bindgen::Builder::default()
+        .header("wrapper.h")
+        .clang_args(&flags)
+        .use_core()
+        .layout_tests(true)
+        .default_enum_style(bindgen::EnumVariation::Consts)
+        .prepend_enum_name(false)
+        .generate_comments(false)
+        .derive_default(true)
+        // Only ever seen through a pointer; fields that Rust reads have their
+        // offsets in wrapper.h.
+        .opaque_type("rte_mbuf")
+        .opaque_type("rte_mempool")
+        .opaque_type("rte_ring")
+        // Packed structures that hold aligned ones, which Rust can't say.
+        .opaque_type("rte_arp_.*");
+    for function in FUNCTIONS {
+        builder = builder.allowlist_function(function);
+    }
+    for constant in CONSTANTS {
+        builder = builder.allowlist_var(constant);
+    }
+    let bindings = builder
+        .allowlist_var("rte_eth_fp_ops")
+        .generate()
+        .unwrap_or_else(|reason| {
+            fail(&format!(
+                "no bindings from DPDK's headers: {}",
+                first_line(&reason.to_string())
+            ))
+        });
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    bindings
+        .write_to_file(out.join("bindings.rs"))
+        .expect("OUT_DIR is writable");
+}
+
+/// The package's compiler flags, verbatim: the pkg-config crate keeps neither
+/// `-include rte_config.h` nor `-march`, without which headers and library
+/// disagree.
+fn compiler_flags() -> Vec<String> {
+    let pkg_config = std::env::var("PKG_CONFIG").unwrap_or_else(|_| "pkg-config".into());
+    let output = Command::new(pkg_config)
+        .args(["--cflags", "libdpdk"])
+        .output()
+        .unwrap_or_else(|reason| fail(&format!("pkg-config does not run: {reason}")));
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut flags: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+    flags.push("-DALLOW_EXPERIMENTAL_API".to_owned());
+    flags
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines()
+        .find(|line| !line.trim().is_empty())
+        .unwrap_or(text)
+}
+
+fn fail(message: &str) -> ! {
+    println!("cargo::error={message}");
+    std::process::exit(1);
+}

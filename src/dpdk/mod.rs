@@ -1,1 +1,38 @@
-//! (skeleton)
+//! The safe layer over DPDK, and the only user of `dpdk-sys`: EAL, ports,
+//! queues, packet buffers, buffer pools, worker threads and the TSC.
+//!
+//! The management core makes and owns [`Eal`], [`Mempool`] and [`Port`]. Each
+//! worker owns one [`DpdkIo`], made of its [`Queue`] on every port and moved
+//! into its thread; what a worker can reach through it takes no lock and
+//! allocates nothing from the heap.
+//!
+//! Lifetimes hold by ownership, not by convention. Queues keep their port,
+//! ports their pools and all of them EAL. A port with a queue in somebody's
+//! hands can't be stopped. A pool with a packet in somebody's hands is never
+//! unmapped, nor is EAL shut down under it.
+
+mod clock;
+mod eal;
+mod error;
+mod io;
+mod lcore;
+mod mbuf;
+mod netns;
+mod pool;
+mod port;
+mod queue;
+mod ring;
+mod rss;
+mod setup;
+
+pub use clock::Clock;
+pub use eal::{Eal, EalConfig, Memory};
+pub use error::{Errno, Error};
+pub use io::DpdkIo;
+pub use lcore::spawn;
+pub use mbuf::Mbuf;
+pub use pool::{Mempool, PoolConfig};
+pub use port::{Device, Link, Port, PortConfig, PortStats};
+pub use queue::Queue;
+pub use ring::{RingEnd, ring_port};
+pub use rss::{RssFlows, RssStatus, soft_rss};

@@ -1,0 +1,68 @@
+/* DPDK's static inline functions, for Rust to call: all of them per packet at
+ * most where a packet is made or dropped, else per burst or at start. */
+#define _GNU_SOURCE
+
+#include "wrapper.h"
+
+_Static_assert(sizeof(((struct rte_mbuf *)0)->buf_addr) == 8, "read as a pointer");
+_Static_assert(sizeof(((struct rte_mbuf *)0)->data_off) == 2, "read as u16");
+_Static_assert(sizeof(((struct rte_mbuf *)0)->nb_segs) == 2, "read as u16");
+_Static_assert(sizeof(((struct rte_mbuf *)0)->ol_flags) == 8, "read as u64");
+_Static_assert(sizeof(((struct rte_mbuf *)0)->pkt_len) == 4, "read as u32");
+_Static_assert(sizeof(((struct rte_mbuf *)0)->data_len) == 2, "read as u16");
+_Static_assert(sizeof(((struct rte_mbuf *)0)->buf_len) == 2, "read as u16");
+
+int fullgate_errno(void)
+{
+	return rte_errno;
+}
+
+uint64_t fullgate_tsc(void)
+{
+	return rte_rdtsc();
+}
+
+struct rte_mbuf *fullgate_mbuf_alloc(struct rte_mempool *pool)
+{
+	return rte_pktmbuf_alloc(pool);
+}
+
+void fullgate_mbuf_free(struct rte_mbuf *mbuf)
+{
+	rte_pktmbuf_free(mbuf);
+}
+
+unsigned fullgate_ring_enqueue_burst(struct rte_ring *ring, void *const *objects, unsigned count)
+{
+	return rte_ring_enqueue_burst(ring, objects, count, NULL);
+}
+
+unsigned fullgate_ring_dequeue_burst(struct rte_ring *ring, void **objects, unsigned count)
+{
+	return rte_ring_dequeue_burst(ring, objects, count, NULL);
+}
+
+uint32_t fullgate_softrss_be(uint32_t *words, uint32_t count, const uint8_t *key)
+{
+	return rte_softrss_be(words, count, key);
+}
+
+/* rte_log flushes the stream after each message, so a write is one message and
+ * the level of the current message is its level. */
+static ssize_t log_write(void *cookie, const char *text, size_t len)
+{
+	fullgate_log_sink sink = *(fullgate_log_sink *)cookie;
+
+	sink((uint32_t)rte_log_cur_msg_loglevel(), text, len);
+	return (ssize_t)len;
+}
+
+int fullgate_log_open(fullgate_log_sink sink)
+{
+	static fullgate_log_sink kept;
+	FILE *stream;
+
+	kept = sink;
+	stream = fopencookie(&kept, "w", (cookie_io_functions_t){ .write = log_write });
+	return stream == NULL ? -1 : rte_openlog_stream(stream);
+}
