@@ -116,7 +116,6 @@ impl<T: Plain> Arena<T> {
         }
         let mut mapping = Mapping::shared(&file, bytes).map_err(failed("map it"))?;
 
-        let mut populated = 0;
         if fresh {
             let page = mapping.bytes_mut();
             page[F_MAGIC.end..F_KEY.end].copy_from_slice(&wanted[F_MAGIC.end..]);
@@ -126,12 +125,16 @@ impl<T: Plain> Arena<T> {
             page[F_MAGIC].copy_from_slice(&MAGIC);
         } else {
             let slot_bytes = &mapping.bytes()[HEADER_BYTES..];
-            populated = validate::<T>(&file, slot_bytes, slots)
-                .map_err(failed("find its data"))?
-                .map_err(|slot| ArenaError::Damaged {
-                    path: path.to_owned(),
-                    slot,
-                })?;
+            let (size, mut slot) = (size_of::<T>(), 0);
+            while slot < slots {
+                if !T::is_valid(&slot_bytes[slot * size..][..size]) {
+                    return Err(ArenaError::Damaged {
+                        path: path.to_owned(),
+                        slot,
+                    });
+                }
+                slot += 1;
+            }
         }
         let mut key = [0; KEY_BYTES];
         key.copy_from_slice(&mapping.bytes()[F_KEY]);
@@ -139,7 +142,7 @@ impl<T: Plain> Arena<T> {
             mapping,
             offset: HEADER_BYTES,
             slots,
-            populated,
+            populated: if fresh { 0 } else { slots },
             key: Some(key),
             _lock: Some(file),
             slot_type: PhantomData,
@@ -270,59 +273,4 @@ fn number(bytes: &[u8]) -> u64 {
         [a, b, c, d, e, f, g, h] => u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
         _ => 0,
     }
-}
-
-/// Checks each slot that anybody can have written; the number of slots up to
-/// the last such one, or the first slot that is no value.
-///
-/// Holes are skipped: reading one through the mapping would make tmpfs fill it
-/// with memory, and it is zero, which is a valid slot.
-fn validate<T: Plain>(
-    file: &File,
-    slot_bytes: &[u8],
-    slots: usize,
-) -> io::Result<Result<usize, usize>> {
-    let size = size_of::<T>();
-    let mut populated = 0;
-    let mut from = HEADER_BYTES as u64;
-    while let Some(data) = next_data(file, from)? {
-        let first = (data.start as usize).saturating_sub(HEADER_BYTES) / size;
-        let end = (data.end as usize)
-            .saturating_sub(HEADER_BYTES)
-            .div_ceil(size)
-            .min(slots);
-        for slot in first..end {
-            if !T::is_valid(&slot_bytes[slot * size..][..size]) {
-                return Ok(Err(slot));
-            }
-        }
-        populated = populated.max(end);
-        from = data.end;
-    }
-    Ok(Ok(populated))
-}
-
-/// The first stretch of `file` at or after `from` that is not a hole.
-fn next_data(file: &File, from: u64) -> io::Result<Option<Range<u64>>> {
-    let Some(start) = seek(file, from, libc::SEEK_DATA)? else {
-        return Ok(None);
-    };
-    let end = seek(file, start, libc::SEEK_HOLE)?;
-    Ok(end.map(|end| start..end))
-}
-
-/// The next offset of the given kind; `None` where there is none up to the end.
-fn seek(file: &File, from: u64, whence: libc::c_int) -> io::Result<Option<u64>> {
-    let from = libc::off_t::try_from(from).map_err(|_| io::ErrorKind::FileTooLarge)?;
-    // SAFETY: the descriptor is open; no memory is passed. Its offset is used
-    // by nothing else: all reads name theirs.
-    let found = unsafe { libc::lseek(file.as_raw_fd(), from, whence) };
-    if let Ok(found) = u64::try_from(found) {
-        return Ok(Some(found));
-    }
-    let error = io::Error::last_os_error();
-    if error.raw_os_error() == Some(libc::ENXIO) {
-        return Ok(None);
-    }
-    Err(error)
 }

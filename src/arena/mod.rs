@@ -195,3 +195,213 @@ fn bytes_for<T: Plain>(slots: usize, offset: usize) -> Result<usize, ArenaError>
         .filter(|&bytes| isize::try_from(bytes).is_ok())
         .ok_or(ArenaError::TooManySlots { slots })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, OpenOptions, Permissions};
+    use std::mem::offset_of;
+    use std::os::unix::fs::{FileExt, PermissionsExt};
+    use std::path::PathBuf;
+
+    use super::{Arena, ArenaError, HEADER_BYTES, KEY_BYTES};
+    use crate::conntrack::entry::{Entry, State};
+    use crate::ids::WorkerIx;
+
+    const KEY: [u8; KEY_BYTES] = [7; KEY_BYTES];
+    const SLOTS: usize = 1000;
+
+    /// A directory that goes with the test, and a path for an arena in it.
+    fn place() -> (tempfile::TempDir, PathBuf) {
+        let shm = std::path::Path::new("/dev/shm");
+        let dir = if shm.is_dir() {
+            tempfile::tempdir_in(shm)
+        } else {
+            tempfile::tempdir()
+        };
+        let dir = dir.expect("a temporary directory");
+        let path = dir.path().join("w3");
+        (dir, path)
+    }
+
+    fn open(path: &std::path::Path, slots: usize) -> Result<Arena<Entry>, ArenaError> {
+        Arena::file(path, slots, WorkerIx(3), KEY)
+    }
+
+    /// An arena with the first `used` slots established, closed again.
+    fn filled(path: &std::path::Path, used: usize) {
+        let mut arena = open(path, SLOTS).expect("a new arena");
+        for (ix, entry) in arena.as_mut_slice().iter_mut().take(used).enumerate() {
+            *entry = Entry {
+                state: State::Established,
+                client_port: ix as u16,
+                ..Entry::FREE
+            };
+        }
+    }
+
+    #[test]
+    fn zeroed_memory_is_free_slots() {
+        let arena = Arena::<Entry>::anonymous(SLOTS).expect("memory");
+        assert_eq!(arena.as_slice().len(), SLOTS);
+        assert!(arena.as_slice().iter().all(|e| e.state == State::Free));
+        assert_eq!(arena.populated(), 0);
+    }
+
+    #[test]
+    fn an_impossible_size_is_an_error() {
+        assert!(matches!(
+            Arena::<Entry>::anonymous(usize::MAX / 2),
+            Err(ArenaError::TooManySlots { .. })
+        ));
+        assert!(matches!(
+            Arena::<Entry>::anonymous(1 << 50),
+            Err(ArenaError::Memory { .. })
+        ));
+    }
+
+    #[test]
+    fn a_later_process_finds_the_slots_and_the_first_key() {
+        let (_dir, path) = place();
+        filled(&path, 100);
+        let arena = Arena::<Entry>::file(&path, SLOTS, WorkerIx(3), [9; KEY_BYTES])
+            .expect("the arena is attached");
+        assert_eq!(arena.key(), Some(&KEY));
+        assert!(arena.populated() >= 100);
+        for (ix, entry) in arena.as_slice().iter().enumerate() {
+            let state = if ix < 100 {
+                State::Established
+            } else {
+                State::Free
+            };
+            assert_eq!(entry.state, state, "slot {ix}");
+        }
+        assert_eq!(arena.as_slice()[99].client_port, 99);
+        let mode = fs::metadata(&path).expect("metadata").permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
+    }
+
+    #[test]
+    fn a_second_user_is_refused() {
+        let (_dir, path) = place();
+        let first = open(&path, SLOTS).expect("a new arena");
+        assert!(matches!(open(&path, SLOTS), Err(ArenaError::InUse { .. })));
+        drop(first);
+        open(&path, SLOTS).expect("free again");
+    }
+
+    #[test]
+    fn another_shape_is_refused_by_name() {
+        let (_dir, path) = place();
+        filled(&path, 10);
+        let mut rows = vec![(open(&path, 2 * SLOTS), "the number of slots")];
+        rows.push((Arena::file(&path, SLOTS, WorkerIx(4), KEY), "the worker"));
+        let file = OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .expect("the file");
+        file.write_all_at(&[0xee], 12).expect("a write");
+        rows.push((open(&path, SLOTS), "the size of a slot"));
+        file.write_all_at(&[0xee], 8).expect("a write");
+        rows.push((open(&path, SLOTS), "the layout version"));
+        for (result, wanted) in rows {
+            match result {
+                Err(ArenaError::Mismatch { field, .. }) => assert_eq!(field, wanted),
+                other => panic!("{wanted}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_cut_file_is_refused() {
+        let (_dir, path) = place();
+        filled(&path, 10);
+        let file = OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .expect("the file");
+        file.set_len(8192).expect("cut");
+        assert!(matches!(
+            open(&path, SLOTS),
+            Err(ArenaError::Mismatch {
+                field: "the length",
+                ..
+            })
+        ));
+    }
+
+    #[test]
+    fn a_foreign_file_is_refused_and_left_alone() {
+        let (_dir, path) = place();
+        for content in [&b"someone's notes"[..], &[b'x'; 5000]] {
+            fs::write(&path, content).expect("a write");
+            fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("a mode");
+            assert!(matches!(
+                open(&path, SLOTS),
+                Err(ArenaError::Foreign { .. })
+            ));
+            assert_eq!(fs::read(&path).expect("a read"), content);
+        }
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_is_refused() {
+        let (_dir, path) = place();
+        filled(&path, 10);
+        fs::set_permissions(&path, Permissions::from_mode(0o640)).expect("a mode");
+        assert!(matches!(
+            open(&path, SLOTS),
+            Err(ArenaError::Exposed { mode: 0o640, .. })
+        ));
+    }
+
+    #[test]
+    fn a_state_that_does_not_exist_is_refused() {
+        let (_dir, path) = place();
+        filled(&path, 10);
+        let file = OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .expect("the file");
+        let highest = State::UdpTwoWay as u8;
+        for slot in [0, 7, 9, SLOTS - 1] {
+            let at = HEADER_BYTES + slot * size_of::<Entry>() + offset_of!(Entry, state);
+            for state in 0..=u8::MAX {
+                file.write_all_at(&[state], at as u64).expect("a write");
+                match open(&path, SLOTS) {
+                    Ok(arena) => {
+                        assert!(state <= highest);
+                        assert_eq!(arena.as_slice()[slot].state as u8, state);
+                    }
+                    Err(ArenaError::Damaged { slot: found, .. }) => {
+                        assert!(state > highest);
+                        assert_eq!(found, slot);
+                    }
+                    Err(other) => panic!("{other}"),
+                }
+            }
+            file.write_all_at(&[0], at as u64).expect("a write");
+        }
+    }
+
+    #[test]
+    fn an_interrupted_creation_starts_over() {
+        let (_dir, path) = place();
+        filled(&path, 10);
+        let file = OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .expect("the file");
+        // The magic is written last.
+        file.write_all_at(&[0; 8], 0).expect("a write");
+        let arena = open(&path, SLOTS).expect("a new arena");
+        assert!(arena.as_slice().iter().all(|e| e.state == State::Free));
+    }
+
+    #[test]
+    fn no_room_is_told_at_start() {
+        let (_dir, path) = place();
+        let result = open(&path, 1 << 40);
+        assert!(matches!(result, Err(ArenaError::File { .. })), "{result:?}");
+        open(&path, SLOTS).expect("the failed attempt is not in the way");
+    }
+}

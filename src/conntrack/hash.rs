@@ -101,3 +101,162 @@ const fn pair(a: u32, b: u32) -> u64 {
 const fn ports(a: u16, b: u16, protocol: u8) -> u64 {
     (protocol as u64) << 32 | (a as u64) << 16 | b as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::HashKey;
+    use crate::conntrack::entry::{ClientTuple, ServerTuple, proto};
+
+    fn key(seed: u8) -> HashKey {
+        HashKey::from_bytes(std::array::from_fn(|ix| {
+            (ix as u8).wrapping_mul(73) ^ seed.wrapping_mul(151)
+        }))
+    }
+
+    fn client(address: u32, port: u16) -> ClientTuple {
+        ClientTuple {
+            client: Ipv4Addr::from_bits(address),
+            vip: Ipv4Addr::new(192, 0, 2, 1),
+            client_port: port,
+            vip_port: 443,
+            protocol: proto::TCP,
+        }
+    }
+
+    fn server(tuple: &ClientTuple) -> ServerTuple {
+        ServerTuple {
+            server: tuple.client,
+            local: tuple.vip,
+            server_port: tuple.client_port,
+            local_port: tuple.vip_port,
+            protocol: tuple.protocol,
+        }
+    }
+
+    /// Chi-square over `cells` cells, normalised: about N(0, 1) if uniform.
+    fn deviation(values: impl Iterator<Item = usize>, cells: usize) -> f64 {
+        let mut counts = vec![0u32; cells];
+        let mut total = 0u32;
+        for value in values {
+            counts[value] += 1;
+            total += 1;
+        }
+        let expected = f64::from(total) / cells as f64;
+        let chi2: f64 = counts
+            .iter()
+            .map(|&count| (f64::from(count) - expected).powi(2) / expected)
+            .sum();
+        let freedom = (cells - 1) as f64;
+        (chi2 - freedom) / (2.0 * freedom).sqrt()
+    }
+
+    /// What clients really are: one address with many ports, many addresses
+    /// with one port, ports in steps, addresses in steps.
+    fn patterns() -> Vec<(&'static str, Vec<ClientTuple>)> {
+        let all = 0..1u32 << 16;
+        vec![
+            (
+                "ports",
+                all.clone().map(|i| client(0x0a00_0001, i as u16)).collect(),
+            ),
+            (
+                "addresses",
+                all.clone()
+                    .map(|i| client(0x0a00_0000 + i, 40000))
+                    .collect(),
+            ),
+            (
+                "even",
+                all.clone()
+                    .map(|i| client(0x0a00_0000 + (i >> 15), (i as u16) << 1))
+                    .collect(),
+            ),
+            (
+                "networks",
+                all.clone().map(|i| client(i << 16 | 1, 40000)).collect(),
+            ),
+            (
+                "both",
+                all.map(|i| client(0x0a00_0000 + (i >> 8), 40000 + (i as u16 & 255)))
+                    .collect(),
+            ),
+        ]
+    }
+
+    #[test]
+    fn buckets_and_tags_are_uniform() {
+        for seed in 0..8 {
+            let key = key(seed);
+            for (name, tuples) in patterns() {
+                let hashes: Vec<u64> = tuples.iter().map(|t| key.client(t)).collect();
+                for (part, shift) in [("bucket", 52), ("middle", 26), ("tag", 0)] {
+                    let cells = hashes.iter().map(|h| (h >> shift) as usize & 0xfff);
+                    let deviation = deviation(cells, 1 << 12);
+                    assert!(deviation.abs() < 7.0, "{name} {part} {seed}: {deviation}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn each_input_bit_flips_half_of_the_output() {
+        let samples = 2000u32;
+        for bit in 0..48 {
+            let mut flips = [0u32; 64];
+            for sample in 0..samples {
+                let key = key(sample as u8);
+                let address = sample.wrapping_mul(0x9e37_79b9);
+                let port = (sample.wrapping_mul(40503) >> 3) as u16;
+                let other = if bit < 32 {
+                    client(address ^ 1 << bit, port)
+                } else {
+                    client(address, port ^ 1 << (bit - 32))
+                };
+                let changed = key.client(&client(address, port)) ^ key.client(&other);
+                for (out, count) in flips.iter_mut().enumerate() {
+                    *count += (changed >> out & 1) as u32;
+                }
+            }
+            for (out, &count) in flips.iter().enumerate() {
+                let share = f64::from(count) / f64::from(samples);
+                assert!((0.42..0.58).contains(&share), "in {bit} out {out}: {share}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_key_decides_who_collides() {
+        let bucket = |key: HashKey, tuple: &ClientTuple| key.client(tuple) >> 56;
+        let colliding: Vec<ClientTuple> = (0..1u32 << 16)
+            .map(|i| client(0xc633_6400 + (i >> 12), i as u16))
+            .filter(|tuple| bucket(key(1), tuple) == 0)
+            .collect();
+        assert!(colliding.len() > 200);
+        let still = colliding.iter().filter(|t| bucket(key(2), t) == 0).count();
+        assert!(
+            still < colliding.len() / 10,
+            "{still} of {}",
+            colliding.len()
+        );
+    }
+
+    #[test]
+    fn directions_are_unrelated() {
+        let key = key(3);
+        let same = (0..1u32 << 16)
+            .map(|i| client(0x0a00_0000, i as u16))
+            .filter(|t| key.client(t) >> 56 == key.server(&server(t)) >> 56)
+            .count();
+        assert!((128..512).contains(&same), "{same} of 65536");
+    }
+
+    #[test]
+    fn the_kernel_gives_different_keys() {
+        let one = HashKey::random_bytes().expect("random bytes");
+        let two = HashKey::random_bytes().expect("random bytes");
+        assert_ne!(one, two);
+        assert_eq!(format!("{:?}", HashKey::from_bytes(one)), "HashKey(secret)");
+    }
+}

@@ -354,3 +354,170 @@ const fn unpack(value: u32) -> (SlotIx, Direction) {
     };
     (SlotIx(value & !DIRECTION_BIT), direction)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::{Bucket, Index, IndexFull, MIN_OVERFLOW, PLACES};
+    use crate::conntrack::entry::Direction;
+    use crate::ids::SlotIx;
+
+    type Model = BTreeMap<u64, BTreeSet<(u32, bool)>>;
+
+    fn direction(reverse: bool) -> Direction {
+        if reverse {
+            Direction::Reverse
+        } else {
+            Direction::Forward
+        }
+    }
+
+    /// Everything the index shows under `hash`.
+    fn all(index: &Index, hash: u64) -> BTreeSet<(u32, bool)> {
+        let mut seen = BTreeSet::new();
+        index.lookup(hash, |slot, direction| {
+            assert!(
+                seen.insert((slot.0, direction == Direction::Reverse)),
+                "twice"
+            );
+            false
+        });
+        seen
+    }
+
+    fn overflow_in_use(index: &Index) -> usize {
+        let home = index.home_buckets;
+        let mut free = 0;
+        let mut at = index.free_overflow;
+        while at != 0 {
+            free += 1;
+            at = index.bucket(at).expect("in the pool").link;
+        }
+        (index.fresh_overflow - home) as usize - free
+    }
+
+    #[test]
+    fn a_zeroed_bucket_is_empty() {
+        let index = Index::with_capacity(100).expect("memory");
+        assert!(
+            index
+                .buckets
+                .as_slice()
+                .iter()
+                .all(|b| b.tags == [0; PLACES] && b.link == 0)
+        );
+        assert_eq!(index.lookup(77, |_, _| true), None);
+        assert_eq!(index.candidate(77), None);
+    }
+
+    #[test]
+    fn a_full_table_needs_under_half_of_the_overflow_pool() {
+        let connections = 100_000u32;
+        let mut index = Index::with_capacity(connections as usize).expect("memory");
+        let mut hash = 1u64;
+        for slot in 0..connections {
+            for reverse in [false, true] {
+                hash = hash.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                let mixed = (hash ^ hash >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93);
+                let mixed = mixed ^ mixed >> 32;
+                index
+                    .insert(mixed, SlotIx(slot), direction(reverse))
+                    .expect("room");
+            }
+        }
+        let pool = index.buckets.as_slice().len() - index.home_buckets as usize;
+        let used = overflow_in_use(&index);
+        assert!(used > 0 && used * 2 < pool, "{used} of {pool}");
+        let bytes = index.buckets.as_slice().len() * size_of::<Bucket>();
+        assert!(bytes as f64 / f64::from(connections) < 27.0);
+    }
+
+    #[test]
+    fn flooding_one_bucket_ends_in_an_error_and_leaves_no_trace() {
+        let mut index = Index::with_capacity(4).expect("memory");
+        let hash = 5;
+        let mut room = 0;
+        while index.insert(hash, SlotIx(room), Direction::Forward).is_ok() {
+            room += 1;
+        }
+        assert_eq!(room as usize, PLACES * (1 + MIN_OVERFLOW));
+        let error = index.insert(hash, SlotIx(room), Direction::Forward);
+        assert_eq!(error, Err(IndexFull));
+        for slot in 0..room {
+            assert!(index.remove(hash, SlotIx(slot), Direction::Forward));
+        }
+        assert_eq!(overflow_in_use(&index), 0);
+        assert!(all(&index, hash).is_empty());
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Insert(u8, u8, bool),
+        Remove(u8, u8, bool),
+        Clear,
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            500 => (any::<u8>(), any::<u8>(), any::<bool>()).prop_map(|(h, s, d)| Op::Insert(h, s, d)),
+            400 => (any::<u8>(), any::<u8>(), any::<bool>()).prop_map(|(h, s, d)| Op::Remove(h, s, d)),
+            1 => Just(Op::Clear),
+        ]
+    }
+
+    /// Few hashes, three buckets: chains grow long. Low bits 0 are among them,
+    /// 1 (whose tag would be the same) is not.
+    fn hash_of(choice: u8) -> u64 {
+        let choice = u64::from(choice % 12);
+        choice << 60 | (choice * 2)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// The index holds what a map of sets holds, says so, and has no more
+        /// overflow buckets in use than the content needs.
+        #[test]
+        fn agrees_with_a_map(ops in prop::collection::vec(op(), 1..1500)) {
+            let mut index = Index::with_capacity(6).expect("memory");
+            let mut model = Model::new();
+            for op in ops {
+                match op {
+                    Op::Insert(h, slot, reverse) => {
+                        let hash = hash_of(h);
+                        let set = model.entry(hash).or_default();
+                        if !set.contains(&(u32::from(slot), reverse))
+                            && index.insert(hash, SlotIx(slot.into()), direction(reverse)).is_ok()
+                        {
+                            set.insert((slot.into(), reverse));
+                        }
+                    }
+                    Op::Remove(h, slot, reverse) => {
+                        let hash = hash_of(h);
+                        let known = model.get_mut(&hash).is_some_and(|s| s.remove(&(slot.into(), reverse)));
+                        let removed = index.remove(hash, SlotIx(slot.into()), direction(reverse));
+                        prop_assert_eq!(removed, known);
+                    }
+                    Op::Clear => {
+                        index.clear_all();
+                        model.clear();
+                    }
+                }
+            }
+            let mut per_bucket = BTreeMap::<u32, usize>::new();
+            for (&hash, set) in &model {
+                prop_assert_eq!(&all(&index, hash), set);
+                *per_bucket.entry(index.home(hash)).or_default() += set.len();
+            }
+            let needed: usize = per_bucket.values()
+                .map(|&n| n.div_ceil(PLACES).saturating_sub(1)).sum();
+            prop_assert_eq!(overflow_in_use(&index), needed);
+            let held: usize = index.buckets.as_slice().iter()
+                .map(|b| b.tags.iter().filter(|&&t| t != 0).count()).sum();
+            prop_assert_eq!(held, model.values().map(BTreeSet::len).sum::<usize>());
+        }
+    }
+}

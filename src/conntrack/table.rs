@@ -513,3 +513,6 @@ fn same_server(entry: &Entry, tuple: &ServerTuple) -> bool {
         & (entry.local_port == tuple.local_port)
         & (entry.protocol == tuple.protocol)
 }
+
+#[cfg(test)]
+mod tests;

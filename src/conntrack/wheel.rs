@@ -227,3 +227,249 @@ impl Wheel {
         self.position.0 >> TICK_SHIFT
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::{TICK_MS, Wheel};
+    use crate::conntrack::entry::{Entry, NIL, State};
+    use crate::ids::SlotIx;
+    use crate::time::Millis;
+
+    const DAY_MS: u32 = 24 * 60 * 60 * 1000;
+
+    /// Entries whose deadline is kept in `last_seen`, the wheel, and the model:
+    /// slot → deadline in unwrapped milliseconds.
+    struct Bench {
+        entries: Vec<Entry>,
+        wheel: Wheel,
+        model: BTreeMap<u32, u64>,
+        now: u64,
+    }
+
+    fn wrapped(ms: u64) -> Millis {
+        Millis(ms as u32)
+    }
+
+    impl Bench {
+        fn new(slots: usize, now: u64) -> Self {
+            Self {
+                entries: vec![Entry::FREE; slots],
+                wheel: Wheel::new(wrapped(now)),
+                model: BTreeMap::new(),
+                now,
+            }
+        }
+
+        fn arm(&mut self, slot: u32, ahead_ms: u32) {
+            let deadline = self.now + u64::from(ahead_ms);
+            self.entries[slot as usize].last_seen = wrapped(deadline);
+            self.wheel
+                .arm(&mut self.entries, SlotIx(slot), wrapped(deadline));
+            self.model.insert(slot, deadline);
+        }
+
+        /// A packet: the deadline moves away, and the wheel is not told.
+        fn touch(&mut self, slot: u32, ahead_ms: u32) {
+            let later = self.now + u64::from(ahead_ms);
+            if let Some(deadline) = self.model.get_mut(&slot)
+                && later > *deadline
+            {
+                *deadline = later;
+                self.entries[slot as usize].last_seen = wrapped(later);
+            }
+        }
+
+        fn cancel(&mut self, slot: u32) {
+            self.wheel.cancel(&mut self.entries, SlotIx(slot));
+            self.model.remove(&slot);
+        }
+
+        /// Pops within `budget`; checks that none is early; returns how many.
+        fn pop(&mut self, mut budget: u32) -> usize {
+            let mut popped = 0;
+            while let Some(slot) =
+                self.wheel
+                    .pop_due(&mut self.entries, wrapped(self.now), &mut budget, |entry| {
+                        entry.last_seen
+                    })
+            {
+                let deadline = self.model.remove(&slot.0).expect("armed");
+                assert!(deadline <= self.now, "{} ms early", deadline - self.now);
+                assert_eq!(self.entries[slot.ix()].timer_prev, NIL);
+                popped += 1;
+            }
+            popped
+        }
+
+        fn overdue(&self, by_ms: u64) -> usize {
+            self.model
+                .values()
+                .filter(|&&d| d + by_ms <= self.now)
+                .count()
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Arm(u32, u32),
+        Touch(u32, u32),
+        Cancel(u32),
+        Pass(u32),
+    }
+
+    const SLOTS: u32 = 40;
+
+    /// Spans of all magnitudes, the exact widths of the levels among them.
+    fn span() -> impl Strategy<Value = u32> {
+        prop_oneof![
+            0u32..100,
+            0u32..5_000,
+            0u32..200_000,
+            0u32..20_000_000,
+            0u32..10 * DAY_MS,
+            (0u32..24, 0u32..40)
+                .prop_map(|(bits, off)| ((1u32 << bits) * TICK_MS + off).saturating_sub(20)),
+        ]
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            4 => (0..SLOTS, span()).prop_map(|(s, t)| Op::Arm(s, t)),
+            2 => (0..SLOTS, span()).prop_map(|(s, t)| Op::Touch(s, t)),
+            1 => (0..SLOTS).prop_map(Op::Cancel),
+            4 => span().prop_map(Op::Pass),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        /// With budget enough, whatever happens before: none early, none more
+        /// than a tick late, none lost, across the wrap and long pauses.
+        #[test]
+        fn fires_on_time(
+            start in prop_oneof![0u64..1 << 33, (1u64 << 32) - 100_000..(1u64 << 32) + 100_000],
+            ops in prop::collection::vec(op(), 1..200),
+        ) {
+            let mut bench = Bench::new(SLOTS as usize, start);
+            for op in ops {
+                match op {
+                    Op::Arm(slot, ahead) => bench.arm(slot, ahead),
+                    Op::Touch(slot, ahead) => bench.touch(slot, ahead),
+                    Op::Cancel(slot) => bench.cancel(slot),
+                    Op::Pass(ms) => bench.now += u64::from(ms),
+                }
+                bench.pop(u32::MAX);
+                prop_assert_eq!(bench.overdue(u64::from(TICK_MS)), 0);
+            }
+            // Within 24 days of the last deadline everything has fired.
+            while !bench.model.is_empty() {
+                bench.now += u64::from(3 * DAY_MS);
+                bench.pop(u32::MAX);
+                prop_assert_eq!(bench.overdue(u64::from(TICK_MS)), 0);
+            }
+            prop_assert_eq!(bench.wheel.occupied, [0; 4]);
+        }
+
+        /// However small the budget of a call, everything fires in the end, and
+        /// not early; each entry costs a bounded number of looks.
+        #[test]
+        fn a_small_budget_delays_and_loses_nothing(
+            budget in 1u32..5,
+            deadlines in prop::collection::vec(span(), 1..200),
+        ) {
+            let mut bench = Bench::new(deadlines.len(), 77);
+            for (slot, &ahead) in deadlines.iter().enumerate() {
+                bench.arm(slot as u32, ahead);
+            }
+            bench.now += u64::from(11 * DAY_MS);
+            let mut calls = 0;
+            while !bench.model.is_empty() {
+                prop_assert!(bench.pop(budget) <= budget as usize);
+                calls += 1;
+                prop_assert!(calls <= 12 * deadlines.len() + 100);
+            }
+        }
+    }
+
+    #[test]
+    fn a_deadline_that_comes_closer_is_kept_when_told() {
+        let mut bench = Bench::new(3, 5000);
+        for slot in 0..3 {
+            bench.arm(slot, 2 * 60 * 60 * 1000);
+        }
+        bench.arm(1, 60_000);
+        bench.now += 60_000 + u64::from(TICK_MS);
+        assert_eq!(bench.pop(u32::MAX), 1);
+        assert!(!bench.model.contains_key(&1));
+    }
+
+    #[test]
+    fn a_busy_connection_is_looked_at_a_few_times_an_hour() {
+        let mut bench = Bench::new(1, 0);
+        let timeout = 124 * 60 * 1000;
+        bench.arm(0, timeout);
+        let mut looks = 0;
+        for _ in 0..24 * 3600 {
+            bench.now += 1000;
+            bench.touch(0, timeout);
+            bench
+                .wheel
+                .pop_due(&mut bench.entries, wrapped(bench.now), &mut 1000, |entry| {
+                    looks += 1;
+                    entry.last_seen
+                });
+        }
+        assert!((10..40).contains(&looks), "{looks} looks in a day");
+    }
+
+    #[test]
+    fn a_million_at_once_move_down_and_expire_within_each_budget() {
+        let slots = 1 << 18;
+        let mut bench = Bench::new(slots as usize, 0);
+        for slot in 0..slots {
+            bench.arm(slot, 7_200_000);
+        }
+        let mut looks_in_all = 0u32;
+        for ms in [7_100_000, 7_200_000 + u64::from(TICK_MS)] {
+            bench.now = ms;
+            loop {
+                let mut budget = 64;
+                let mut looks = 0;
+                while let Some(slot) =
+                    bench
+                        .wheel
+                        .pop_due(&mut bench.entries, wrapped(ms), &mut budget, |entry| {
+                            looks += 1;
+                            entry.last_seen
+                        })
+                {
+                    bench.model.remove(&slot.0);
+                }
+                looks_in_all += looks;
+                assert!(looks <= 64);
+                if budget > 0 {
+                    break;
+                }
+            }
+        }
+        assert!(bench.model.is_empty());
+        assert!(looks_in_all <= 4 * slots);
+    }
+
+    #[test]
+    fn cancelling_one_that_is_not_armed_is_nothing() {
+        let mut bench = Bench::new(2, 0);
+        bench.entries[0].state = State::Established;
+        bench.cancel(0);
+        bench.arm(1, 10);
+        bench.cancel(1);
+        bench.cancel(1);
+        bench.now += 1000;
+        assert_eq!(bench.pop(u32::MAX), 0);
+    }
+}

@@ -1,0 +1,226 @@
+//! The connection table against `hashbrown::HashTable<u32>`, which does the
+//! same job over the same entries with the same hash, in the same run.
+//!
+//! Look-ups come in bursts of 32, as packets do, each of a random connection,
+//! and write `last_seen` as a packet does. `staged` is how the worker calls the
+//! table: all buckets, then all entries are prefetched; `plain` is one look-up
+//! after the other. Time is per burst.
+//!
+//! `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` gives the reference huge pages, too:
+//! the arena asks for them by itself. `FULLGATE_BENCH_CONNECTIONS` is a list of
+//! table sizes; one of 10,000,000 takes 2 GB.
+
+use std::hint::black_box;
+use std::net::Ipv4Addr;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use fullgate::arena::{Arena, KEY_BYTES};
+use fullgate::conntrack::entry::{Direction, Entry, State, proto};
+use fullgate::conntrack::hash::HashKey;
+use fullgate::conntrack::index::Index;
+use fullgate::conntrack::table::ConnTable;
+use fullgate::ids::SlotIx;
+use fullgate::time::Millis;
+use hashbrown::HashTable;
+
+const BURST: usize = 32;
+const REVERSE: u32 = 1 << 31;
+
+/// A small generator, so that its own cost does not show.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, end: u32) -> u32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (((self.0 >> 32) * u64::from(end)) >> 32) as u32
+    }
+
+    fn burst(&mut self, end: u32) -> [u32; BURST] {
+        std::array::from_fn(|_| self.below(end))
+    }
+}
+
+/// Connection number `n`: 32,768 ports of each client address.
+fn connection(n: u32) -> Entry {
+    let port = 1024 + (n & 0x7fff) as u16;
+    Entry {
+        client: Ipv4Addr::from_bits(0x0a00_0000 + (n >> 15)),
+        vip: Ipv4Addr::new(192, 0, 2, 1),
+        local: Ipv4Addr::from_bits(0xac10_0000 + (n >> 23)),
+        server_addr: Ipv4Addr::from_bits(0xc0a8_0000 + (n >> 15 & 0xff)),
+        client_port: port,
+        vip_port: 443,
+        local_port: port,
+        server_port: 8443,
+        state: State::Established,
+        protocol: proto::TCP,
+        ..Entry::FREE
+    }
+}
+
+struct Rig {
+    table: ConnTable,
+    reference: HashTable<u32>,
+}
+
+fn rig(connections: u32) -> Rig {
+    let key = HashKey::from_bytes([0x3c; KEY_BYTES]);
+    let arena = Arena::anonymous(connections as usize).expect("memory");
+    let (mut table, _) = ConnTable::new(arena, key, Millis(0)).expect("memory");
+    let mut reference = HashTable::with_capacity(2 * connections as usize);
+    for n in 0..connections {
+        let entry = connection(n);
+        let slot = table.insert(entry).expect("room");
+        let rehash = |_: &u32| 0;
+        reference.insert_unique(
+            spread(table.client_hash(&entry.client_tuple())),
+            slot.0,
+            rehash,
+        );
+        reference.insert_unique(
+            spread(table.server_hash(&entry.server_tuple())),
+            slot.0 | REVERSE,
+            rehash,
+        );
+    }
+    Rig { table, reference }
+}
+
+/// The reference takes its tag from the top bits, its place from the lowest:
+/// both are well mixed, so the hash goes in as it is.
+fn spread(hash: u64) -> u64 {
+    hash
+}
+
+fn sizes() -> Vec<u32> {
+    let list = std::env::var("FULLGATE_BENCH_CONNECTIONS")
+        .unwrap_or_else(|_| "1000,100000,1000000".to_owned());
+    list.split(',')
+        .filter_map(|n| n.trim().parse().ok())
+        .collect()
+}
+
+fn lookups(c: &mut Criterion) {
+    for connections in sizes() {
+        let Rig {
+            mut table,
+            reference,
+        } = rig(connections);
+        for (name, first) in [("hit", 0), ("miss", connections)] {
+            let mut group = c.benchmark_group(name);
+            group.throughput(Throughput::Elements(BURST as u64));
+            let mut numbers = Numbers(0x1234_5678_9abc_def1);
+            group.bench_function(BenchmarkId::new("staged", connections), |b| {
+                b.iter(|| {
+                    let burst = numbers.burst(connections);
+                    let tuples = burst.map(|n| connection(first + n).client_tuple());
+                    let hashes = tuples.map(|t| table.client_hash(&t));
+                    for &hash in &hashes {
+                        table.prefetch_bucket(hash);
+                    }
+                    for &hash in &hashes {
+                        table.prefetch_candidates(hash);
+                    }
+                    for (&hash, tuple) in hashes.iter().zip(&tuples) {
+                        if let Some(slot) = table.find_client(hash, tuple) {
+                            table.get_mut(slot).last_seen = Millis(hash as u32);
+                        }
+                    }
+                });
+            });
+            group.bench_function(BenchmarkId::new("plain", connections), |b| {
+                b.iter(|| {
+                    for n in numbers.burst(connections) {
+                        let tuple = connection(first + n).client_tuple();
+                        let hash = table.client_hash(&tuple);
+                        if let Some(slot) = table.find_client(hash, &tuple) {
+                            table.get_mut(slot).last_seen = Millis(hash as u32);
+                        }
+                    }
+                });
+            });
+            group.bench_function(BenchmarkId::new("hashbrown", connections), |b| {
+                b.iter(|| {
+                    for n in numbers.burst(connections) {
+                        let tuple = connection(first + n).client_tuple();
+                        let hash = table.client_hash(&tuple);
+                        let found = reference.find(spread(hash), |&value| {
+                            value & REVERSE == 0 && table.get(SlotIx(value)).client_tuple() == tuple
+                        });
+                        if let Some(&value) = found {
+                            table.get_mut(SlotIx(value)).last_seen = Millis(hash as u32);
+                        }
+                    }
+                });
+            });
+            group.finish();
+        }
+    }
+}
+
+/// A connection ends and another begins, over and over, in a full table.
+fn churn(c: &mut Criterion) {
+    for connections in sizes() {
+        let Rig {
+            mut table,
+            mut reference,
+        } = rig(connections);
+        let mut group = c.benchmark_group("churn");
+        let mut numbers = Numbers(0x1234_5678_9abc_def1);
+
+        let mut index = Index::with_capacity(connections as usize).expect("memory");
+        let hash_of: Vec<u64> = (0..connections)
+            .map(|n| table.client_hash(&connection(n).client_tuple()))
+            .collect();
+        for (n, &hash) in hash_of.iter().enumerate() {
+            index
+                .insert(hash, SlotIx(n as u32), Direction::Forward)
+                .expect("room");
+            let hash = table.server_hash(&connection(n as u32).server_tuple());
+            index
+                .insert(hash, SlotIx(n as u32), Direction::Reverse)
+                .expect("room");
+        }
+        group.bench_function(BenchmarkId::new("index", connections), |b| {
+            b.iter(|| {
+                let n = numbers.below(connections);
+                let hash = hash_of[n as usize];
+                black_box(index.remove(hash, SlotIx(n), Direction::Forward));
+                black_box(index.insert(hash, SlotIx(n), Direction::Forward)).expect("room");
+            });
+        });
+        group.bench_function(BenchmarkId::new("hashbrown", connections), |b| {
+            b.iter(|| {
+                let n = numbers.below(connections);
+                let hash = spread(hash_of[n as usize]);
+                if let Ok(found) = reference.find_entry(hash, |&value| value == n) {
+                    found.remove();
+                }
+                reference.insert_unique(hash, n, |_| 0);
+            });
+        });
+        // All of it: both tuples, the entry, the timer armed as at set-up and
+        // once again as at tear-down.
+        group.bench_function(BenchmarkId::new("connection", connections), |b| {
+            let mut now = 0u32;
+            b.iter(|| {
+                let entry = connection(numbers.below(connections));
+                let tuple = entry.client_tuple();
+                let hash = table.client_hash(&tuple);
+                if let Some(slot) = table.find_client(hash, &tuple) {
+                    table.remove(slot);
+                }
+                now = now.wrapping_add(1);
+                let slot = table.insert(entry).expect("room");
+                table.arm(slot, Millis(now / 1000 + 7_440_000));
+                table.arm(slot, Millis(now / 1000 + 60_000));
+            });
+        });
+        group.finish();
+    }
+}
+
+criterion_group!(benches, lookups, churn);
+criterion_main!(benches);
