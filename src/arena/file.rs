@@ -124,16 +124,15 @@ impl<T: Plain> Arena<T> {
             compiler_fence(Ordering::SeqCst);
             page[F_MAGIC].copy_from_slice(&MAGIC);
         } else {
-            let slot_bytes = &mapping.bytes()[HEADER_BYTES..];
-            let (size, mut slot) = (size_of::<T>(), 0);
-            while slot < slots {
-                if !T::is_valid(&slot_bytes[slot * size..][..size]) {
-                    return Err(ArenaError::Damaged {
-                        path: path.to_owned(),
-                        slot,
-                    });
-                }
-                slot += 1;
+            let damaged = mapping.bytes()[HEADER_BYTES..]
+                .chunks_exact(size_of::<T>())
+                .take(slots)
+                .position(|slot| !T::is_valid(slot));
+            if let Some(slot) = damaged {
+                return Err(ArenaError::Damaged {
+                    path: path.to_owned(),
+                    slot,
+                });
             }
         }
         let mut key = [0; KEY_BYTES];
