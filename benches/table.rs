@@ -15,7 +15,7 @@ use std::net::Ipv4Addr;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use fullgate::arena::{Arena, KEY_BYTES};
-use fullgate::conntrack::entry::{Direction, Entry, State, proto};
+use fullgate::conntrack::entry::{Direction, Entry, FlowTuple, State, proto};
 use fullgate::conntrack::hash::HashKey;
 use fullgate::conntrack::index::Index;
 use fullgate::conntrack::table::ConnTable;
@@ -60,6 +60,16 @@ fn connection(n: u32) -> Entry {
     }
 }
 
+/// A packet of connection `n`, from the client or from the server.
+fn packet(n: u32) -> FlowTuple {
+    let entry = connection(n);
+    if n & 1 == 0 {
+        FlowTuple::from(&entry.client_tuple())
+    } else {
+        FlowTuple::from(&entry.server_tuple())
+    }
+}
+
 struct Rig {
     table: ConnTable,
     reference: HashTable<u32>,
@@ -74,24 +84,14 @@ fn rig(connections: u32) -> Rig {
         let entry = connection(n);
         let slot = table.insert(entry).expect("room");
         let rehash = |_: &u32| 0;
+        reference.insert_unique(table.client_hash(&entry.client_tuple()), slot.0, rehash);
         reference.insert_unique(
-            spread(table.client_hash(&entry.client_tuple())),
-            slot.0,
-            rehash,
-        );
-        reference.insert_unique(
-            spread(table.server_hash(&entry.server_tuple())),
+            table.server_hash(&entry.server_tuple()),
             slot.0 | REVERSE,
             rehash,
         );
     }
     Rig { table, reference }
-}
-
-/// The reference takes its tag from the top bits, its place from the lowest:
-/// both are well mixed, so the hash goes in as it is.
-fn spread(hash: u64) -> u64 {
-    hash
 }
 
 fn sizes() -> Vec<u32> {
@@ -115,8 +115,8 @@ fn lookups(c: &mut Criterion) {
             group.bench_function(BenchmarkId::new("staged", connections), |b| {
                 b.iter(|| {
                     let burst = numbers.burst(connections);
-                    let tuples = burst.map(|n| connection(first + n).client_tuple());
-                    let hashes = tuples.map(|t| table.client_hash(&t));
+                    let tuples = burst.map(|n| packet(first + n));
+                    let hashes = tuples.map(|t| table.hash(&t));
                     for &hash in &hashes {
                         table.prefetch_bucket(hash);
                     }
@@ -124,7 +124,7 @@ fn lookups(c: &mut Criterion) {
                         table.prefetch_candidates(hash);
                     }
                     for (&hash, tuple) in hashes.iter().zip(&tuples) {
-                        if let Some(slot) = table.find_client(hash, tuple) {
+                        if let Some((slot, _)) = table.find(hash, tuple) {
                             table.get_mut(slot).last_seen = Millis(hash as u32);
                         }
                     }
@@ -133,9 +133,9 @@ fn lookups(c: &mut Criterion) {
             group.bench_function(BenchmarkId::new("plain", connections), |b| {
                 b.iter(|| {
                     for n in numbers.burst(connections) {
-                        let tuple = connection(first + n).client_tuple();
-                        let hash = table.client_hash(&tuple);
-                        if let Some(slot) = table.find_client(hash, &tuple) {
+                        let tuple = packet(first + n);
+                        let hash = table.hash(&tuple);
+                        if let Some((slot, _)) = table.find(hash, &tuple) {
                             table.get_mut(slot).last_seen = Millis(hash as u32);
                         }
                     }
@@ -146,7 +146,7 @@ fn lookups(c: &mut Criterion) {
                     for n in numbers.burst(connections) {
                         let tuple = connection(first + n).client_tuple();
                         let hash = table.client_hash(&tuple);
-                        let found = reference.find(spread(hash), |&value| {
+                        let found = reference.find(hash, |&value| {
                             value & REVERSE == 0 && table.get(SlotIx(value)).client_tuple() == tuple
                         });
                         if let Some(&value) = found {
@@ -194,7 +194,7 @@ fn churn(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("hashbrown", connections), |b| {
             b.iter(|| {
                 let n = numbers.below(connections);
-                let hash = spread(hash_of[n as usize]);
+                let hash = hash_of[n as usize];
                 if let Ok(found) = reference.find_entry(hash, |&value| value == n) {
                     found.remove();
                 }
@@ -222,5 +222,25 @@ fn churn(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, lookups, churn);
+/// A table made anew, and one worked out from an arena full of connections.
+fn start(c: &mut Criterion) {
+    let key = HashKey::from_bytes([0x3c; KEY_BYTES]);
+    for connections in sizes() {
+        let mut group = c.benchmark_group("start");
+        group.sample_size(10);
+        group.bench_function(BenchmarkId::new("empty", connections), |b| {
+            b.iter(|| {
+                let arena = Arena::anonymous(connections as usize).expect("memory");
+                black_box(ConnTable::new(arena, key, Millis(0)).expect("memory"));
+            });
+        });
+        let mut table = rig(connections).table;
+        group.bench_function(BenchmarkId::new("full", connections), |b| {
+            b.iter(|| black_box(table.rebuild(Millis(0))));
+        });
+        group.finish();
+    }
+}
+
+criterion_group!(benches, lookups, churn, start);
 criterion_main!(benches);

@@ -163,8 +163,8 @@ impl ConnTable {
         let entries = self.arena.as_slice();
         self.index.lookup(hash, |slot, direction| {
             entries.get(slot.ix()).is_some_and(|entry| match direction {
-                Direction::Forward => FlowTuple::from(&entry.client_tuple()) == *tuple,
-                Direction::Reverse => FlowTuple::from(&entry.server_tuple()) == *tuple,
+                Direction::Forward => same_client(entry, tuple),
+                Direction::Reverse => same_server(entry, tuple),
             })
         })
     }
@@ -177,7 +177,7 @@ impl ConnTable {
             direction == Direction::Forward
                 && entries
                     .get(slot.ix())
-                    .is_some_and(|entry| same_client(entry, tuple))
+                    .is_some_and(|entry| same_client(entry, &tuple.into()))
         });
         found.map(|(slot, _)| slot)
     }
@@ -190,7 +190,7 @@ impl ConnTable {
             direction == Direction::Reverse
                 && entries
                     .get(slot.ix())
-                    .is_some_and(|entry| same_server(entry, tuple))
+                    .is_some_and(|entry| same_server(entry, &tuple.into()))
         });
         found.map(|(slot, _)| slot)
     }
@@ -408,15 +408,10 @@ impl ConnTable {
 
     /// Whether a tuple by which `entry` would be found finds another one.
     fn is_double(&self, entry: &Entry) -> bool {
-        let client = entry.client_tuple();
-        let server = entry.server_tuple();
-        entry.state != State::Resting
-            && self
-                .find_client(self.key.client(&client), &client)
-                .is_some()
-            || self
-                .find_server(self.key.server(&server), &server)
-                .is_some()
+        let client = FlowTuple::from(&entry.client_tuple());
+        let server = FlowTuple::from(&entry.server_tuple());
+        entry.state != State::Resting && self.find(self.hash(&client), &client).is_some()
+            || self.find(self.hash(&server), &server).is_some()
     }
 
     /// Puts the tuples of `entry` into the index; nothing, and false, where
@@ -497,20 +492,20 @@ fn too_many(slots: usize) -> ArenaError {
 /// Compares without a branch per field: the fields lie side by side, and a
 /// candidate with the right tag is almost always the right one.
 #[inline(always)]
-fn same_client(entry: &Entry, tuple: &ClientTuple) -> bool {
-    (entry.client == tuple.client)
-        & (entry.vip == tuple.vip)
-        & (entry.client_port == tuple.client_port)
-        & (entry.vip_port == tuple.vip_port)
+fn same_client(entry: &Entry, tuple: &FlowTuple) -> bool {
+    (entry.client == tuple.src)
+        & (entry.vip == tuple.dst)
+        & (entry.client_port == tuple.src_port)
+        & (entry.vip_port == tuple.dst_port)
         & (entry.protocol == tuple.protocol)
 }
 
 #[inline(always)]
-fn same_server(entry: &Entry, tuple: &ServerTuple) -> bool {
-    (entry.server_addr == tuple.server)
-        & (entry.local == tuple.local)
-        & (entry.server_port == tuple.server_port)
-        & (entry.local_port == tuple.local_port)
+fn same_server(entry: &Entry, tuple: &FlowTuple) -> bool {
+    (entry.server_addr == tuple.src)
+        & (entry.local == tuple.dst)
+        & (entry.server_port == tuple.src_port)
+        & (entry.local_port == tuple.dst_port)
         & (entry.protocol == tuple.protocol)
 }
 

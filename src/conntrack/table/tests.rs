@@ -7,7 +7,9 @@ use proptest::prelude::*;
 
 use super::{ConnTable, Recovered, ServerSide, TableFull};
 use crate::arena::{Arena, KEY_BYTES};
-use crate::conntrack::entry::{ClientTuple, Entry, ServerTuple, State, proto};
+use crate::conntrack::entry::{
+    ClientTuple, Direction, Entry, FlowTuple, ServerTuple, State, proto,
+};
 use crate::conntrack::hash::HashKey;
 use crate::ids::{ServerIx, SetIx, SlotIx, WorkerIx};
 use crate::time::Millis;
@@ -42,11 +44,18 @@ fn find_client(table: &ConnTable, tuple: &ClientTuple) -> Option<SlotIx> {
     let hash = table.client_hash(tuple);
     table.prefetch_bucket(hash);
     table.prefetch_candidates(hash);
-    table.find_client(hash, tuple)
+    let found = table.find_client(hash, tuple);
+    let as_packet = table.find(hash, &tuple.into());
+    assert_eq!(as_packet, found.map(|slot| (slot, Direction::Forward)));
+    found
 }
 
 fn find_server(table: &ConnTable, tuple: &ServerTuple) -> Option<SlotIx> {
-    table.find_server(table.server_hash(tuple), tuple)
+    let hash = table.server_hash(tuple);
+    let found = table.find_server(hash, tuple);
+    let as_packet = table.find(hash, &tuple.into());
+    assert_eq!(as_packet, found.map(|slot| (slot, Direction::Reverse)));
+    found
 }
 
 fn all_slots(table: &ConnTable) -> Vec<SlotIx> {
@@ -85,7 +94,9 @@ fn both_tuples_find_the_slot_and_all_fields_count() {
         },
     ] {
         // With the right tuple's hash: the comparison alone has to tell.
-        assert_eq!(table.find_client(table.client_hash(&client), &wrong), None);
+        let hash = table.client_hash(&client);
+        assert_eq!(table.find_client(hash, &wrong), None);
+        assert_eq!(table.find(hash, &FlowTuple::from(&wrong)), None);
     }
     for wrong in [
         ServerTuple {
@@ -109,7 +120,9 @@ fn both_tuples_find_the_slot_and_all_fields_count() {
             ..server
         },
     ] {
-        assert_eq!(table.find_server(table.server_hash(&server), &wrong), None);
+        let hash = table.server_hash(&server);
+        assert_eq!(table.find_server(hash, &wrong), None);
+        assert_eq!(table.find(hash, &FlowTuple::from(&wrong)), None);
     }
 }
 
