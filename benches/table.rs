@@ -6,14 +6,18 @@
 //! table: all buckets, then all entries are prefetched; `plain` is one look-up
 //! after the other. Time is per burst.
 //!
+//! The machine may be busy with other things: a figure is the median over short
+//! chunks, most of which nothing else interrupts.
+//!
 //! `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` gives the reference huge pages, too:
 //! the arena asks for them by itself. `FULLGATE_BENCH_CONNECTIONS` is a list of
 //! table sizes; one of 10,000,000 takes 2 GB.
 
 use std::hint::black_box;
 use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Bencher, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use fullgate::arena::{Arena, KEY_BYTES};
 use fullgate::conntrack::entry::{Direction, Entry, FlowTuple, State, proto};
 use fullgate::conntrack::hash::HashKey;
@@ -94,6 +98,27 @@ fn rig(connections: u32) -> Rig {
     Rig { table, reference }
 }
 
+/// Calls of `work` in a chunk: some ten microseconds.
+const CHUNK: u64 = 8;
+
+fn steady(b: &mut Bencher<'_>, mut work: impl FnMut()) {
+    b.iter_custom(|calls| {
+        let chunks = calls.div_ceil(CHUNK);
+        let mut times: Vec<Duration> = (0..chunks)
+            .map(|_| {
+                let begin = Instant::now();
+                for _ in 0..CHUNK {
+                    work();
+                }
+                begin.elapsed()
+            })
+            .collect();
+        let middle = times.len() / 2;
+        let median = *times.select_nth_unstable(middle).1;
+        median.mul_f64(calls as f64 / CHUNK as f64)
+    });
+}
+
 fn sizes() -> Vec<u32> {
     let list = std::env::var("FULLGATE_BENCH_CONNECTIONS")
         .unwrap_or_else(|_| "1000,100000,1000000".to_owned());
@@ -113,7 +138,7 @@ fn lookups(c: &mut Criterion) {
             group.throughput(Throughput::Elements(BURST as u64));
             let mut numbers = Numbers(0x1234_5678_9abc_def1);
             group.bench_function(BenchmarkId::new("staged", connections), |b| {
-                b.iter(|| {
+                steady(b, || {
                     let burst = numbers.burst(connections);
                     let tuples = burst.map(|n| packet(first + n));
                     let hashes = tuples.map(|t| table.hash(&t));
@@ -131,7 +156,7 @@ fn lookups(c: &mut Criterion) {
                 });
             });
             group.bench_function(BenchmarkId::new("plain", connections), |b| {
-                b.iter(|| {
+                steady(b, || {
                     for n in numbers.burst(connections) {
                         let tuple = packet(first + n);
                         let hash = table.hash(&tuple);
@@ -142,7 +167,7 @@ fn lookups(c: &mut Criterion) {
                 });
             });
             group.bench_function(BenchmarkId::new("hashbrown", connections), |b| {
-                b.iter(|| {
+                steady(b, || {
                     for n in numbers.burst(connections) {
                         let tuple = connection(first + n).client_tuple();
                         let hash = table.client_hash(&tuple);
@@ -184,7 +209,7 @@ fn churn(c: &mut Criterion) {
                 .expect("room");
         }
         group.bench_function(BenchmarkId::new("index", connections), |b| {
-            b.iter(|| {
+            steady(b, || {
                 let n = numbers.below(connections);
                 let hash = hash_of[n as usize];
                 black_box(index.remove(hash, SlotIx(n), Direction::Forward));
@@ -192,7 +217,7 @@ fn churn(c: &mut Criterion) {
             });
         });
         group.bench_function(BenchmarkId::new("hashbrown", connections), |b| {
-            b.iter(|| {
+            steady(b, || {
                 let n = numbers.below(connections);
                 let hash = hash_of[n as usize];
                 if let Ok(found) = reference.find_entry(hash, |&value| value == n) {
@@ -205,7 +230,7 @@ fn churn(c: &mut Criterion) {
         // once again as at tear-down.
         group.bench_function(BenchmarkId::new("connection", connections), |b| {
             let mut now = 0u32;
-            b.iter(|| {
+            steady(b, || {
                 let entry = connection(numbers.below(connections));
                 let tuple = entry.client_tuple();
                 let hash = table.client_hash(&tuple);
