@@ -1,19 +1,12 @@
-//! The resets that the gateway makes. The worker sends them, within its rate
-//! limit.
+//! The resets that the gateway makes: which numbers they carry. The worker
+//! writes and sends them, within its rate limit.
 //!
 //! Three occasions: a segment that matches no connection, a connection that the
 //! gateway ends by itself (idle, server removed or down), and a server that
 //! answers out of an old connection. Pure: no clock, no allocation.
 
-use std::net::Ipv4Addr;
-
 use crate::conntrack::entry::{Entry, State};
 use crate::conntrack::tcp::{Flags, Segment};
-use crate::wire::ipv4::{self, Ipv4Repr};
-use crate::wire::tcp::{self, TcpRepr};
-
-/// Hops that a packet of our own may take: the recommended default (RFC 1700).
-const TTL: u8 = 64;
 
 /// The numbers of a reset, as on the wire of its receiver, host byte order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -99,55 +92,6 @@ pub const fn to_server(entry: &Entry) -> Option<ResetFields> {
         }
         _ => None,
     }
-}
-
-/// Where a reset comes from and goes to, as on the wire of its receiver.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Path {
-    /// Source address: the VIP or the local address.
-    pub src: Ipv4Addr,
-    /// Destination address.
-    pub dst: Ipv4Addr,
-    /// Source port, host byte order.
-    pub src_port: u16,
-    /// Destination port, host byte order.
-    pub dst_port: u16,
-}
-
-/// Length in bytes of the packet that [`emit`] writes.
-pub const PACKET_LEN: usize = ipv4::MIN_HEADER_LEN + tcp::MIN_HEADER_LEN;
-
-/// Writes the whole IPv4 packet of a reset, with its checksums.
-///
-/// DF is set, so the identification has no meaning (RFC 6864 §4.1). The window
-/// is 0, as the sender will take nothing more.
-pub fn emit(path: &Path, fields: &ResetFields, packet: &mut [u8; PACKET_LEN]) {
-    let Some((ip, segment)) = packet.split_first_chunk_mut() else {
-        return;
-    };
-    let Some(segment) = segment.first_chunk_mut() else {
-        return;
-    };
-    Ipv4Repr {
-        src: path.src,
-        dst: path.dst,
-        protocol: tcp::PROTOCOL,
-        payload_len: tcp::MIN_HEADER_LEN as u16,
-        ttl: TTL,
-        ident: 0,
-        dont_fragment: true,
-        dscp: 0,
-    }
-    .emit(ip);
-    TcpRepr {
-        src_port: path.src_port,
-        dst_port: path.dst_port,
-        seq: fields.seq,
-        ack: fields.ack,
-        flags: fields.flags,
-        window: 0,
-    }
-    .emit(path.src, path.dst, segment);
 }
 
 #[cfg(test)]

@@ -3,9 +3,6 @@
 
 use super::*;
 use crate::conntrack::tcp::{forward, open, reverse};
-use crate::wire::checksum;
-use crate::wire::ipv4::Ipv4View;
-use crate::wire::tcp::TcpView;
 
 const CLIENT_ISN: u32 = u32::MAX - 2;
 const SERVER_ISN: u32 = 7_000;
@@ -186,46 +183,5 @@ fn entries_with_nothing_to_end_get_none() {
             (None, None),
             "{state:?}"
         );
-    }
-}
-
-#[test]
-fn writes_a_whole_packet() {
-    let path = Path {
-        src: Ipv4Addr::new(192, 0, 2, 1),
-        dst: Ipv4Addr::new(198, 51, 100, 7),
-        src_port: 443,
-        dst_port: 50_000,
-    };
-    for fields in [
-        ResetFields::plain(0x0102_0304),
-        ResetFields::acknowledging(u32::MAX, 0xfffe_fdfc),
-    ] {
-        let mut packet = [0xa5; PACKET_LEN];
-        emit(&path, &fields, &mut packet);
-        let ip = Ipv4View::new_checked(&packet[..], PACKET_LEN).expect("valid");
-        assert_eq!(
-            checksum::checksum(&packet[..20]),
-            0,
-            "includes its checksum"
-        );
-        assert_eq!((ip.src(), ip.dst()), (path.src, path.dst));
-        assert_eq!((ip.ttl(), ip.protocol()), (64, 6));
-        assert!(ip.dont_fragment());
-        assert_eq!(usize::from(ip.total_len()), PACKET_LEN);
-        let sum = checksum::Sum::pseudo_header(path.src, path.dst, 6, 20);
-        assert_eq!(
-            sum.add_bytes(&packet[20..]).finish(),
-            0,
-            "includes its checksum"
-        );
-        let tcp = TcpView::new_checked(&packet[20..]).expect("valid");
-        assert_eq!((tcp.src_port(), tcp.dst_port()), (443, 50_000));
-        assert_eq!(
-            (tcp.flags(), tcp.seq(), tcp.ack()),
-            (fields.flags, fields.seq, fields.ack)
-        );
-        assert_eq!((tcp.window(), tcp.header_len()), (0, 20));
-        assert_eq!(packet[38..], [0, 0], "urgent pointer");
     }
 }
