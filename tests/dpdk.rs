@@ -1,0 +1,561 @@
+//! The DPDK layer against real drivers. EAL starts once per process, so all of
+//! it is one binary with one thread of tests; those that make interfaces or
+//! namespaces need root and are counted as ignored without it.
+
+use std::io;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use arrayvec::ArrayVec;
+use fullgate::dpdk::{
+    Clock, Device, DpdkIo, Eal, EalConfig, Error, Mbuf, Memory, Mempool, PoolConfig, Port,
+    PortConfig, RssStatus, ring_port, spawn,
+};
+use fullgate::ids::PortIx;
+use fullgate::io::{BURST, BurstIo, ChecksumStatus, PacketBuf, TX_BURST};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+static EAL: OnceLock<Eal> = OnceLock::new();
+
+fn eal() -> &'static Eal {
+    EAL.get_or_init(|| {
+        let config = EalConfig {
+            memory: Memory::Ordinary { total_mb: 128 },
+            file_prefix: format!("fullgate-test-{}", std::process::id()),
+            ..EalConfig::default()
+        };
+        Eal::init(&config).expect("EAL starts without hugepages")
+    })
+}
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // Tests share one EAL, whose control calls are for one thread.
+    arguments.test_threads = Some(1);
+    // SAFETY: has no precondition.
+    let root = unsafe { libc::geteuid() } == 0;
+    let unprivileged: [(&str, fn()); 9] = [
+        ("eal_starts_once", eal_starts_once),
+        ("pool_counts_what_is_out", pool_counts_what_is_out),
+        (
+            "mbuf_length_stays_in_its_buffer",
+            mbuf_length_stays_in_its_buffer,
+        ),
+        ("ring_port_moves_ownership", ring_port_moves_ownership),
+        (
+            "untaken_packets_stay_in_order",
+            untaken_packets_stay_in_order,
+        ),
+        ("queues_keep_the_port_running", queues_keep_the_port_running),
+        (
+            "a_packet_outlives_its_pool_handle",
+            a_packet_outlives_its_pool_handle,
+        ),
+        ("a_worker_thread_polls", a_worker_thread_polls),
+        ("refusals_say_what_to_do", refusals_say_what_to_do),
+    ];
+    let privileged: [(&str, fn()); 4] = [
+        (
+            "tap_in_a_namespace_carries_traffic",
+            tap_in_a_namespace_carries_traffic,
+        ),
+        ("tap_restarts_and_changes_mtu", tap_restarts_and_changes_mtu),
+        ("tap_refuses_too_many_queues", tap_refuses_too_many_queues),
+        ("tap_is_gone_after_close", tap_is_gone_after_close),
+    ];
+    let trial = |(name, test): (&str, fn())| {
+        Trial::test(name, move || {
+            test();
+            Ok::<(), Failed>(())
+        })
+    };
+    let trials = unprivileged.into_iter().map(trial).chain(
+        privileged
+            .into_iter()
+            .map(|test| trial(test).with_kind("root").with_ignored_flag(!root)),
+    );
+    libtest_mimic::run(&arguments, trials.collect()).exit();
+}
+
+fn pool(name: &str, count: u32) -> Mempool {
+    let config = PoolConfig {
+        name: name.to_owned(),
+        count,
+        data_room: 2176,
+        socket: None,
+    };
+    Mempool::new(eal(), &config).unwrap()
+}
+
+fn frame(pool: &Mempool, number: u8) -> Mbuf {
+    let mut packet = pool.allocate().unwrap();
+    assert!(packet.set_len(60));
+    packet.bytes_mut().fill(number);
+    packet
+}
+
+fn numbers<const N: usize>(packets: &ArrayVec<Mbuf, N>) -> Vec<u8> {
+    packets.iter().map(|packet| packet.bytes()[0]).collect()
+}
+
+fn eal_starts_once() {
+    eal();
+    let again = Eal::init(&EalConfig {
+        memory: Memory::Ordinary { total_mb: 64 },
+        ..EalConfig::default()
+    });
+    assert!(matches!(again, Err(Error::AlreadyInitialised)), "{again:?}");
+}
+
+fn pool_counts_what_is_out() {
+    let pool = pool("count", 63);
+    assert_eq!(pool.free(), 63);
+    let all: Vec<Mbuf> = std::iter::from_fn(|| pool.allocate()).collect();
+    assert_eq!((all.len(), pool.free()), (63, 0));
+    assert!(pool.allocate().is_none());
+    drop(all);
+    assert_eq!(pool.free(), 63);
+}
+
+fn mbuf_length_stays_in_its_buffer() {
+    let pool = pool("length", 63);
+    let mut packet = pool.allocate().unwrap();
+    assert_eq!(packet.total_len(), 0);
+    assert_eq!(packet.ipv4_checksum(), ChecksumStatus::Unknown);
+    assert!(packet.set_len(2048));
+    assert!(!packet.set_len(2049), "beyond the data room");
+    assert!(!packet.set_len(usize::MAX));
+    assert_eq!((packet.bytes().len(), packet.total_len()), (2048, 2048));
+    packet.bytes_mut()[2047] = 7;
+    assert!(packet.set_len(0));
+    assert!(packet.bytes().is_empty());
+    assert!(packet.set_len(2048));
+    assert_eq!(packet.bytes()[2047], 7);
+}
+
+fn ring_port_moves_ownership() {
+    let pool = pool("own", 255);
+    {
+        let (mut port, mut ends) = ring_port(eal(), "own", 2, 64, &pool).unwrap();
+        assert_eq!(port.driver(), "net_ring");
+        assert!(matches!(port.rss(), RssStatus::Unavailable(_)));
+        port.start().unwrap();
+        let mut queues = port.take_queues().unwrap();
+        let second = queues.pop().unwrap();
+        assert_eq!(second.index(), 1);
+        let mut io = DpdkIo::new(vec![second], pool.clone());
+        assert_eq!(io.ports(), 1);
+
+        let mut wire: ArrayVec<Mbuf, 64> = (0..40).map(|n| frame(&pool, n)).collect();
+        ends[1].send(&mut wire);
+        assert!(wire.is_empty());
+        let mut received: ArrayVec<Mbuf, BURST> = ArrayVec::new();
+        received.push(frame(&pool, 99));
+        io.receive(PortIx(0), &mut received);
+        // What was there stays in front, and the array is not overfilled.
+        assert_eq!(received.len(), BURST);
+        assert_eq!(numbers(&received)[..3], [99, 0, 1]);
+
+        let mut sent: ArrayVec<Mbuf, TX_BURST> = received.drain(..10).collect();
+        io.transmit(PortIx(0), &mut sent);
+        assert!(sent.is_empty());
+        let mut back: ArrayVec<Mbuf, 64> = ArrayVec::new();
+        ends[0].receive(&mut back);
+        assert!(back.is_empty(), "not on the other queue's wire");
+        ends[1].receive(&mut back);
+        assert_eq!(numbers(&back), [99, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
+        // 41 packets exist: in `back`, in `received`, and 9 on the wire.
+        assert_eq!(pool.free(), 255 - 41);
+        let stats = port.stats().unwrap();
+        assert_eq!((stats.rx_packets, stats.tx_packets), (31, 10));
+        assert!(port.link().unwrap().up);
+    }
+    // Also those left on the wire.
+    assert_eq!(pool.free(), 255);
+}
+
+fn untaken_packets_stay_in_order() {
+    let pool = pool("order", 255);
+    let (mut port, mut ends) = ring_port(eal(), "order", 1, 16, &pool).unwrap();
+    port.start().unwrap();
+    let mut io = DpdkIo::new(port.take_queues().unwrap(), pool.clone());
+    let mut packets: ArrayVec<Mbuf, TX_BURST> = (0..40).map(|n| frame(&pool, n)).collect();
+    io.transmit(PortIx(0), &mut packets);
+    assert_eq!(numbers(&packets), (15..40).collect::<Vec<u8>>());
+    let mut wire: ArrayVec<Mbuf, 64> = ArrayVec::new();
+    ends[0].receive(&mut wire);
+    io.transmit(PortIx(0), &mut packets);
+    assert_eq!(numbers(&packets), (30..40).collect::<Vec<u8>>());
+    ends[0].receive(&mut wire);
+    assert_eq!(numbers(&wire), (0..30).collect::<Vec<u8>>());
+}
+
+fn queues_keep_the_port_running() {
+    let pool = pool("busy", 63);
+    let (mut port, _ends) = ring_port(eal(), "busy", 1, 16, &pool).unwrap();
+    assert!(matches!(port.take_queues(), Err(Error::NotStarted(_))));
+    port.start().unwrap();
+    let queues = port.take_queues().unwrap();
+    assert!(matches!(port.take_queues(), Err(Error::Busy(_))));
+    assert!(matches!(port.stop(), Err(Error::Busy(_))));
+    assert!(matches!(port.set_mtu(1400), Err(Error::Busy(_))));
+    assert!(port.started());
+    drop(queues);
+    port.stop().unwrap();
+    assert!(!port.started());
+    port.start().unwrap();
+    assert_eq!(port.take_queues().unwrap().len(), 1);
+}
+
+fn a_packet_outlives_its_pool_handle() {
+    let config = PoolConfig {
+        name: "outlive".to_owned(),
+        count: 63,
+        data_room: 2176,
+        socket: None,
+    };
+    let pool = Mempool::new(eal(), &config).unwrap();
+    let packet = frame(&pool, 5);
+    drop(pool);
+    assert_eq!(packet.bytes(), [5; 60]);
+    // The pool is still there, so its name is taken.
+    let again = Mempool::new(eal(), &config).unwrap_err().to_string();
+    assert!(again.contains("File exists"), "{again}");
+    drop(packet);
+}
+
+fn a_worker_thread_polls() {
+    let pool = pool("thread", 255);
+    let (mut port, mut ends) = ring_port(eal(), "thread", 1, 64, &pool).unwrap();
+    port.start().unwrap();
+    let mut io = DpdkIo::new(port.take_queues().unwrap(), pool.clone());
+    let (done, end) = mpsc::channel::<()>();
+    let clock = Clock::new(eal());
+    assert!(clock.cycles_per_ms() > 1000);
+    let worker = spawn(eal(), "worker-0", Some(0), move || {
+        let mut burst: ArrayVec<Mbuf, BURST> = ArrayVec::new();
+        let mut out: ArrayVec<Mbuf, TX_BURST> = ArrayVec::new();
+        while end.try_recv() != Err(mpsc::TryRecvError::Disconnected) {
+            io.receive(PortIx(0), &mut burst);
+            out.extend(burst.drain(..));
+            io.transmit(PortIx(0), &mut out);
+            std::thread::yield_now();
+        }
+    })
+    .unwrap();
+    let mut wire: ArrayVec<Mbuf, 64> = (0..20).map(|n| frame(&pool, n)).collect();
+    ends[0].send(&mut wire);
+    eventually("20 packets came back", || {
+        ends[0].receive(&mut wire);
+        wire.len() == 20
+    });
+    drop(done);
+    worker.join().unwrap();
+    assert_eq!(numbers(&wire), (0..20).collect::<Vec<u8>>());
+    drop(wire);
+    // Given back here, taken there: nothing is lost in either thread's cache.
+    assert_eq!(pool.free(), 255);
+    // The worker's queue went with it.
+    port.stop().unwrap();
+
+    let no_core = spawn(eal(), "worker-x", Some(1000), || {}).unwrap_err();
+    assert!(no_core.to_string().contains("core 1000"), "{no_core}");
+}
+
+fn config(device: Device) -> PortConfig {
+    PortConfig {
+        device,
+        queues: 1,
+        rx_desc: 64,
+        tx_desc: 64,
+        mtu: 1500,
+        promiscuous: false,
+        netns: None,
+        rss_key: [0x6d; 40],
+        one_pool: true,
+    }
+}
+
+fn refusals_say_what_to_do() {
+    let pool = pool("refuse", 63);
+    let pools = std::slice::from_ref(&pool);
+    let refusal = |config: PortConfig| Port::open(eal(), &config, pools).unwrap_err().to_string();
+    let null = || config(Device::Vdev("net_null0".to_owned()));
+
+    let text = refusal(config(Device::Vdev("net_nosuch0".to_owned())));
+    assert!(text.starts_with("port vdev:net_nosuch0: "), "{text}");
+    let text = refusal(config(Device::Pci("0000:ff:1f.7".to_owned())));
+    assert!(text.contains("no DPDK driver took the device"), "{text}");
+    let text = refusal(config(Device::Tap {
+        name: "much-too-long-a-name".to_owned(),
+    }));
+    assert!(text.contains("1 to 15 characters"), "{text}");
+    let text = refusal(PortConfig {
+        netns: Some("fullgate-no-such".to_owned()),
+        ..null()
+    });
+    assert!(text.contains("ip netns add fullgate-no-such"), "{text}");
+    let text = refusal(PortConfig {
+        queues: 0,
+        ..null()
+    });
+    assert!(text.contains("1 packet pools for 0 queues"), "{text}");
+    let text = refusal(PortConfig {
+        queues: 9999,
+        ..null()
+    });
+    assert!(text.contains("the driver net_null has"), "{text}");
+    let text = refusal(PortConfig { mtu: 20, ..null() });
+    assert!(text.contains("MTU 20: the driver net_null takes"), "{text}");
+    // A refusal leaves nothing behind that the next attempt trips over.
+    Port::open(eal(), &null(), pools).unwrap();
+
+    let no_memory = Mempool::new(
+        eal(),
+        &PoolConfig {
+            name: "huge".to_owned(),
+            count: 1 << 20,
+            data_room: 2176,
+            socket: None,
+        },
+    );
+    let text = no_memory.unwrap_err().to_string();
+    assert!(text.contains("Cannot allocate memory"), "{text}");
+}
+
+/// A network namespace of this process, gone at the end.
+struct Namespace(String);
+
+impl Namespace {
+    fn new(suffix: &str) -> Self {
+        let name = format!("fgt{}{suffix}", std::process::id());
+        ip(&["netns", "add", &name]);
+        Self(name)
+    }
+
+    fn ip(&self, arguments: &[&str]) -> String {
+        let mut all = vec!["-n", &self.0];
+        all.extend(arguments);
+        ip(&all)
+    }
+
+    /// Runs `call` on a thread inside the namespace.
+    fn run<T: Send + 'static>(&self, call: impl FnOnce() -> T + Send + 'static) -> T {
+        let file = std::fs::File::open(format!("/var/run/netns/{}", self.0)).unwrap();
+        std::thread::spawn(move || {
+            use std::os::fd::AsRawFd;
+            // SAFETY: an open descriptor; changes this thread's namespace only.
+            let code = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
+            assert_eq!(code, 0, "{}", io::Error::last_os_error());
+            call()
+        })
+        .join()
+        .unwrap()
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.0]).output();
+    }
+}
+
+fn ip(arguments: &[&str]) -> String {
+    let output = Command::new("ip").args(arguments).output().unwrap();
+    assert!(
+        output.status.success(),
+        "ip {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn tap(netns: &Namespace, name: &str, queues: u16) -> PortConfig {
+    PortConfig {
+        queues,
+        netns: Some(netns.0.clone()),
+        ..config(Device::Tap {
+            name: name.to_owned(),
+        })
+    }
+}
+
+/// Waits for something that takes the kernel a moment.
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A host in two answers: ARP requests for any address but the kernel's own,
+/// and UDP datagrams with their payload. Returns whether it was such a packet.
+fn answer(bytes: &mut [u8], mac: [u8; 6]) -> bool {
+    let is_arp_request = bytes.len() >= 42 && bytes[12..14] == [8, 6] && bytes[21] == 1;
+    let is_udp = bytes.len() >= 42 && bytes[12..14] == [8, 0] && bytes[23] == 17;
+    if is_arp_request {
+        bytes[21] = 2;
+        let (sender, target) = (bytes[22..32].to_vec(), bytes[38..42].to_vec());
+        bytes[32..42].copy_from_slice(&sender);
+        bytes[22..28].copy_from_slice(&mac);
+        bytes[28..32].copy_from_slice(&target);
+    } else if is_udp {
+        // Swapping addresses and ports leaves both checksums right.
+        for i in 26..30 {
+            bytes.swap(i, i + 4);
+        }
+        bytes.swap(34, 36);
+        bytes.swap(35, 37);
+    } else {
+        return false;
+    }
+    bytes.copy_within(6..12, 0);
+    bytes[6..12].copy_from_slice(&mac);
+    true
+}
+
+/// One round over all queues.
+fn poll_host(ios: &mut [DpdkIo], mac: [u8; 6]) {
+    let mut burst: ArrayVec<Mbuf, BURST> = ArrayVec::new();
+    let mut out: ArrayVec<Mbuf, TX_BURST> = ArrayVec::new();
+    for io in ios {
+        io.receive(PortIx(0), &mut burst);
+        for mut packet in burst.drain(..) {
+            if answer(packet.bytes_mut(), mac) {
+                out.push(packet);
+            }
+        }
+        io.transmit(PortIx(0), &mut out);
+        out.clear();
+    }
+}
+
+fn split(port: &mut Port, pool: &Mempool) -> Vec<DpdkIo> {
+    let queues = port.take_queues().unwrap();
+    queues
+        .into_iter()
+        .map(|queue| DpdkIo::new(vec![queue], pool.clone()))
+        .collect()
+}
+
+fn tap_in_a_namespace_carries_traffic() {
+    let netns = Namespace::new("a");
+    let pool = pool("tap", 1023);
+    let config = tap(&netns, "fgtap0", 2);
+    let mut port = Port::open(eal(), &config, std::slice::from_ref(&pool)).unwrap();
+    port.start().unwrap();
+    assert_eq!(port.driver(), "net_tap");
+    assert_eq!((port.queues(), port.mtu()), (2, 1500));
+    assert_eq!(port.name(), "tap:fgtap0");
+    assert!(matches!(port.rss(), RssStatus::Unavailable(_)));
+    // There, and only there: also the second queue is not a second interface.
+    let links = netns.ip(&["-o", "link"]);
+    assert_eq!(links.matches("fgtap0").count(), 1, "{links}");
+    assert!(!ip(&["-o", "link"]).contains("fgtap0"));
+    netns.ip(&["addr", "add", "10.9.0.1/24", "dev", "fgtap0"]);
+    netns.ip(&["link", "set", "fgtap0", "up"]);
+    eventually("link up", || port.link().unwrap().up);
+
+    let mac = port.mac();
+    assert_ne!(mac, [0; 6]);
+    let mut ios = split(&mut port, &pool);
+    // Many flows, so that the kernel uses both queues.
+    let (report, result) = mpsc::channel();
+    let client = std::thread::spawn({
+        let name = netns.0.clone();
+        move || {
+            let answers = Namespace::run(&std::mem::ManuallyDrop::new(Namespace(name)), || {
+                (0..32u8).filter(|n| echo(*n).is_ok()).count()
+            });
+            let _ = report.send(answers);
+        }
+    });
+    let mut answers = None;
+    eventually("the client is done", || {
+        poll_host(&mut ios, mac);
+        answers = result.try_recv().ok();
+        answers.is_some()
+    });
+    client.join().unwrap();
+    assert_eq!(answers, Some(32));
+    let stats = port.stats().unwrap();
+    assert!(stats.rx_packets >= 33, "{stats:?}");
+    assert!(stats.tx_packets >= 33, "{stats:?}");
+    drop(ios);
+    drop(port);
+    assert_eq!(pool.free(), 1023);
+}
+
+/// Sends a datagram from a fresh port and waits for its echo.
+fn echo(number: u8) -> io::Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::new(10, 9, 0, 1), 0))?;
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    socket.connect((Ipv4Addr::new(10, 9, 0, 2), 7))?;
+    let payload = [number; 100];
+    socket.send(&payload)?;
+    let mut answer = [0; 200];
+    let len = socket.recv(&mut answer)?;
+    if answer[..len] == payload {
+        Ok(())
+    } else {
+        Err(io::Error::from(io::ErrorKind::InvalidData))
+    }
+}
+
+fn tap_restarts_and_changes_mtu() {
+    let netns = Namespace::new("b");
+    let pool = pool("mtu", 511);
+    let config = tap(&netns, "fgtap1", 2);
+    let mut port = Port::open(eal(), &config, std::slice::from_ref(&pool)).unwrap();
+    port.start().unwrap();
+    port.stop().unwrap();
+    port.start().unwrap();
+    port.set_mtu(1400).unwrap();
+    assert_eq!(port.mtu(), 1400);
+    assert!(port.started());
+    let link = netns.ip(&["link", "show", "fgtap1"]);
+    assert!(link.contains("mtu 1400"), "{link}");
+    let text = port.set_mtu(9000).unwrap_err().to_string();
+    assert!(
+        text.contains("MTU 9000: the driver net_tap takes"),
+        "{text}"
+    );
+    assert_eq!(port.mtu(), 1400);
+    port.take_queues().unwrap();
+}
+
+fn tap_refuses_too_many_queues() {
+    let netns = Namespace::new("c");
+    let pool = pool("many", 63);
+    let config = tap(&netns, "fgtap2", 17);
+    let refused = Port::open(eal(), &config, std::slice::from_ref(&pool));
+    let text = refused.unwrap_err().to_string();
+    assert_eq!(
+        text,
+        "port tap:fgtap2: 17 workers need as many queues; the driver net_tap has 16"
+    );
+    assert!(!netns.ip(&["-o", "link"]).contains("fgtap2"));
+}
+
+fn tap_is_gone_after_close() {
+    let netns = Namespace::new("d");
+    let pool = pool("gone", 511);
+    for _ in 0..3 {
+        let config = tap(&netns, "fgtap3", 1);
+        let mut port = Port::open(eal(), &config, std::slice::from_ref(&pool)).unwrap();
+        port.start().unwrap();
+        let queues = port.take_queues().unwrap();
+        drop(port);
+        assert!(
+            netns.ip(&["-o", "link"]).contains("fgtap3"),
+            "as long as a worker holds its queue"
+        );
+        drop(queues);
+        assert!(!netns.ip(&["-o", "link"]).contains("fgtap3"));
+    }
+    assert_eq!(pool.free(), 511);
+}
