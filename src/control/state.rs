@@ -1,0 +1,677 @@
+//! The configuration truth of a running gateway: turns each [`Config`] into a
+//! [`Snapshot`] for the workers, and decides when slots and port sets that are
+//! out of the configuration can be used for something else.
+//!
+//! Owned by the management core. One change is under way at a time: the next
+//! one is taken when every worker has answered the last.
+
+mod restart;
+mod sets;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::SocketAddrV4;
+use std::sync::Arc;
+
+use ipnet::Ipv4Net;
+use thiserror::Error;
+
+use super::config::{self, AdminState, Config};
+use crate::ids::{PortIx, ServerIx, ServiceIx, WorkerIx};
+use crate::service::route::{Route, Routes};
+use crate::service::schedule::{Candidate, Plan};
+use crate::service::snapshot::{Limits, Parts, PortInfo, Server, ServerState, Service, Snapshot};
+use crate::snat::ports::{PortClasses, WorkerPorts};
+use crate::snat::steering::Steering;
+use crate::stats::WorkerStats;
+use crate::worker::message::Update;
+use sets::{SetKey, Sets};
+
+/// Port sets there is room for at least, per server slot: the usual pool has a
+/// few local addresses.
+const SETS_PER_SERVER: usize = 4;
+
+/// Why a change was refused. Nothing of it was applied.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum ApplyError {
+    /// A worker has not answered the last change yet.
+    #[error("the last change is not yet in force on every worker; try again in a moment")]
+    Busy,
+    /// The key can't change while running.
+    #[error("{0}: differs from the running gateway's; needs a restart")]
+    NeedsRestart(String),
+    /// No free slot for a service.
+    #[error(
+        "service: {wanted} more need a slot and {free} are free, since removed ones keep theirs \
+         while they have connections; wait, or raise runtime.max-services"
+    )]
+    NoServiceSlot {
+        /// New services.
+        wanted: usize,
+        /// Slots they could have.
+        free: usize,
+    },
+    /// No free slot for a server.
+    #[error(
+        "server: {wanted} more need a slot and {free} are free, since removed ones keep theirs \
+         while they have connections; wait, or raise runtime.max-servers"
+    )]
+    NoServerSlot {
+        /// New servers.
+        wanted: usize,
+        /// Slots they could have.
+        free: usize,
+    },
+    /// No free id for a local-port set.
+    #[error(
+        "pool: {wanted} more pairs of local address and server are needed and there is room for \
+         {free}; use fewer local addresses, or raise runtime.max-servers"
+    )]
+    NoSet {
+        /// New sets.
+        wanted: usize,
+        /// Ids they could have.
+        free: usize,
+    },
+    /// The slot holds no server of the configuration.
+    #[error("server slot {0} is not in use")]
+    NoSuchServer(ServerIx),
+}
+
+type ServiceKey = (SocketAddrV4, config::Protocol);
+type ServerKey = (ServiceIx, SocketAddrV4);
+
+/// A service's slot.
+#[derive(Debug)]
+struct ServiceSlot {
+    key: ServiceKey,
+    /// `None` once the service is out of the configuration.
+    service: Option<Service>,
+    /// What its plan was made of.
+    candidates: Vec<Candidate>,
+    /// Its servers in configuration order.
+    members: Vec<ServerIx>,
+    /// Slots of its servers, removed ones included.
+    servers: u32,
+}
+
+/// A server's slot.
+#[derive(Debug)]
+struct ServerSlot {
+    server: Server,
+    /// What the configuration says.
+    configured: AdminState,
+    /// What somebody else said since, such as a health check.
+    imposed: Option<AdminState>,
+}
+
+impl ServerSlot {
+    fn address(&self) -> SocketAddrV4 {
+        SocketAddrV4::new(self.server.addr, self.server.port)
+    }
+
+    fn is_removed(&self) -> bool {
+        self.server.state == ServerState::Removed
+    }
+
+    /// The state that the worse of configuration and imposed state gives.
+    fn wanted(&self) -> ServerState {
+        match (self.configured, self.imposed) {
+            (AdminState::Down, _) | (_, Some(AdminState::Down)) => ServerState::Down,
+            (AdminState::Draining, _) | (_, Some(AdminState::Draining)) => ServerState::Draining,
+            (AdminState::Up, _) => ServerState::Up,
+        }
+    }
+}
+
+/// The configuration in force and what is left of earlier ones.
+pub struct State {
+    config: Config,
+    ports: Vec<PortInfo>,
+    steering: Arc<Steering>,
+    worker_ports: Vec<Arc<WorkerPorts>>,
+    services: Vec<Option<ServiceSlot>>,
+    service_of: HashMap<ServiceKey, ServiceIx>,
+    free_services: VecDeque<ServiceIx>,
+    servers: Vec<Option<ServerSlot>>,
+    server_of: HashMap<ServerKey, ServerIx>,
+    free_servers: VecDeque<ServerIx>,
+    sets: Sets,
+    max_sets: usize,
+    /// Workers that have not answered the last update.
+    under_way: Vec<bool>,
+    /// The snapshot holds something that is gone.
+    stale: bool,
+    generation: u64,
+    route_generation: u64,
+    losses: u64,
+    routes: Routes,
+    snapshot: Arc<Snapshot>,
+}
+
+impl State {
+    /// The state of a gateway that starts, and the first update of each worker,
+    /// to be answered like every other.
+    ///
+    /// `ports` are the opened ports in configuration order; their addresses and
+    /// gateways are taken from `config`. `seed` decides with which local ports
+    /// the sets begin; let it be random.
+    ///
+    /// # Errors
+    /// None that a validated configuration can cause.
+    pub fn new(
+        config: Config,
+        ports: Vec<PortInfo>,
+        steering: Arc<Steering>,
+        workers: usize,
+        seed: u64,
+    ) -> Result<(Self, Vec<Update>), ApplyError> {
+        let classes = PortClasses::new(Arc::clone(&steering), config.runtime.local_ports.clone());
+        let classes = Arc::new(classes);
+        let worker_ports = (0..workers)
+            .map(|ix| Arc::new(WorkerPorts::new(Arc::clone(&classes), WorkerIx(ix as u8))))
+            .collect();
+        let mut empty = config.clone();
+        empty.services.clear();
+        let pairs: usize = config
+            .services
+            .iter()
+            .map(|service| service.servers.len() * locals(&config, service).len())
+            .sum();
+        let max_sets = (config.runtime.max_servers as usize * SETS_PER_SERVER).max(pairs * 2);
+        let limits = Limits {
+            resets_per_second: 0,
+            icmp_per_second: 0,
+        };
+        let snapshot = Snapshot::new(Parts {
+            generation: 0,
+            route_generation: 0,
+            losses: 0,
+            ports: Vec::new(),
+            routes: Routes::default(),
+            services: Vec::new(),
+            servers: Vec::new(),
+            steering: Arc::clone(&steering),
+            limits,
+            locals: Vec::new(),
+        });
+        let mut state = Self {
+            config: empty,
+            ports,
+            steering,
+            worker_ports,
+            services: Vec::new(),
+            service_of: HashMap::new(),
+            free_services: VecDeque::new(),
+            servers: Vec::new(),
+            server_of: HashMap::new(),
+            free_servers: VecDeque::new(),
+            sets: Sets::new(max_sets, seed),
+            max_sets,
+            under_way: vec![false; workers],
+            stale: false,
+            generation: 0,
+            route_generation: 0,
+            losses: 0,
+            routes: Routes::default(),
+            snapshot: Arc::new(snapshot),
+        };
+        let updates = state.apply(config)?;
+        Ok((state, updates))
+    }
+
+    /// Local-port set ids that workers need room for.
+    pub fn max_sets(&self) -> usize {
+        self.max_sets
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The newest snapshot.
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snapshot
+    }
+
+    /// Whether every worker has answered the last change.
+    pub fn is_settled(&self) -> bool {
+        !self.under_way.contains(&true)
+    }
+
+    /// Puts a configuration in force: one update per worker, in worker order.
+    ///
+    /// # Errors
+    /// [`ApplyError`]; the old configuration then stays in force.
+    pub fn apply(&mut self, config: Config) -> Result<Vec<Update>, ApplyError> {
+        if !self.is_settled() {
+            return Err(ApplyError::Busy);
+        }
+        if let Some(key) = restart::needed(&self.config, &config) {
+            return Err(ApplyError::NeedsRestart(key));
+        }
+        self.check_room(&config)?;
+        self.apply_ports(&config);
+        self.apply_services(&config);
+        self.config = config;
+        Ok(self.publish())
+    }
+
+    /// Imposes a state on a server, or takes the imposed one back. The worse of
+    /// it and the configured state holds. It lasts as long as the server is in
+    /// the configuration.
+    ///
+    /// # Errors
+    /// [`ApplyError::Busy`], [`ApplyError::NoSuchServer`].
+    pub fn set_server_state(
+        &mut self,
+        server: ServerIx,
+        imposed: Option<AdminState>,
+    ) -> Result<Vec<Update>, ApplyError> {
+        if !self.is_settled() {
+            return Err(ApplyError::Busy);
+        }
+        let slot = self.servers.get_mut(server.ix()).and_then(Option::as_mut);
+        let Some(slot) = slot.filter(|slot| !slot.is_removed()) else {
+            return Err(ApplyError::NoSuchServer(server));
+        };
+        slot.imposed = imposed;
+        let service = slot.server.service;
+        self.set_state(server);
+        self.plan(service);
+        Ok(self.publish())
+    }
+
+    /// A worker's answer to an update. What came back with it is freed.
+    pub fn applied(&mut self, worker: WorkerIx, update: Box<Update>) {
+        for (set, _) in &update.returned_sets {
+            self.stale |= self.sets.returned(worker, *set);
+        }
+        self.under_way[usize::from(worker.0)] = false;
+    }
+
+    /// Frees the slots of removed servers that no worker has a connection of,
+    /// and asks for port sets that nobody uses. Updates as of [`State::apply`],
+    /// or none where there is nothing to do. To be called every few seconds.
+    pub fn collect(&mut self, stats: &[Arc<WorkerStats>]) -> Vec<Update> {
+        // With all answers in, no worker schedules to a removed server any more.
+        if !self.is_settled() {
+            return Vec::new();
+        }
+        for index in 0..self.servers.len() {
+            let id = ServerIx(index as u32);
+            let removed = self.servers[index]
+                .as_ref()
+                .is_some_and(ServerSlot::is_removed);
+            if removed && stats.iter().all(|stats| is_idle(stats, id)) {
+                self.free_server(id);
+                self.stale = true;
+            }
+        }
+        for index in 0..self.services.len() {
+            let gone = |slot: &ServiceSlot| slot.service.is_none() && slot.servers == 0;
+            if let Some(slot) = self.services[index].take_if(|slot| gone(slot)) {
+                self.service_of.remove(&slot.key);
+                self.free_services.push_back(ServiceIx(index as u32));
+            }
+        }
+        if self.stale {
+            self.publish()
+        } else if self.sets.any_unwanted() {
+            self.updates()
+        } else {
+            Vec::new()
+        }
+    }
+
+    fn free_server(&mut self, id: ServerIx) {
+        let Some(slot) = self.servers[id.ix()].take() else {
+            return;
+        };
+        self.server_of
+            .remove(&(slot.server.service, slot.address()));
+        self.free_servers.push_back(id);
+        if let Some(service) = &mut self.services[slot.server.service.ix()] {
+            service.servers -= 1;
+        }
+    }
+
+    /// Whether everything new finds a slot.
+    fn check_room(&self, config: &Config) -> Result<(), ApplyError> {
+        let (mut services, mut servers) = (0, 0);
+        let mut new_sets = HashSet::new();
+        for service in &config.services {
+            let known = self.service_of.get(&(service.vip, service.protocol));
+            services += usize::from(known.is_none());
+            for server in &service.servers {
+                let known = known.and_then(|&ix| self.server_of.get(&(ix, server.address)));
+                servers += usize::from(known.is_none());
+                let keys = locals(config, service).iter().map(|&local| SetKey {
+                    local,
+                    server: server.address,
+                    protocol: service.protocol.number(),
+                });
+                new_sets.extend(keys.filter(|key| !self.sets.contains(key)));
+            }
+        }
+        let free = config.runtime.max_services as usize - self.service_of.len();
+        if services > free {
+            return Err(ApplyError::NoServiceSlot {
+                wanted: services,
+                free,
+            });
+        }
+        let free = config.runtime.max_servers as usize - self.server_of.len();
+        if servers > free {
+            return Err(ApplyError::NoServerSlot {
+                wanted: servers,
+                free,
+            });
+        }
+        let (wanted, free) = (new_sets.len(), self.sets.room());
+        if wanted > free {
+            return Err(ApplyError::NoSet { wanted, free });
+        }
+        Ok(())
+    }
+
+    fn apply_ports(&mut self, config: &Config) {
+        let mut changed = false;
+        for (info, port) in self.ports.iter_mut().zip(&config.ports) {
+            changed |= info.addresses != port.addresses || info.gateway != port.gateway;
+            info.addresses.clone_from(&port.addresses);
+            info.gateway = port.gateway;
+        }
+        let routes = routes(config);
+        if changed || routes != self.routes {
+            self.routes = routes;
+            self.route_generation += 1;
+        }
+    }
+
+    fn apply_services(&mut self, config: &Config) {
+        let mut kept = HashSet::with_capacity(config.services.len());
+        for service in &config.services {
+            let id = self.service_slot((service.vip, service.protocol));
+            kept.insert(id);
+            self.apply_servers(id, service, locals(config, service));
+            let slot = self.services[id.ix()].as_mut();
+            // The slot was just found or made.
+            let Some(slot) = slot else { continue };
+            let plan = match &slot.service {
+                Some(old) if old.plan.kind() == service.scheduler => old.plan.clone(),
+                _ => Plan::build_keyed(service.scheduler, &slot.candidates),
+            };
+            slot.service = Some(Service {
+                name: service.name.clone(),
+                vip: *service.vip.ip(),
+                port: service.vip.port(),
+                protocol: service.protocol.number(),
+                plan,
+                timeouts: service.timeouts,
+                unknown_flow: service.unknown_flow,
+                on_expire: service.on_expire,
+                syn_retry_ms: service.syn_retry_ms,
+                syn_attempts: service.syn_attempts,
+                fail_after: service.fail_after,
+            });
+            self.plan(id);
+        }
+        for index in 0..self.services.len() {
+            let id = ServiceIx(index as u32);
+            if !kept.contains(&id)
+                && let Some(slot) = &mut self.services[index]
+            {
+                slot.service = None;
+                let members = std::mem::take(&mut slot.members);
+                members
+                    .into_iter()
+                    .for_each(|server| self.remove_server(server));
+            }
+        }
+    }
+
+    /// The slot of a service, the one it had or a free one.
+    fn service_slot(&mut self, key: ServiceKey) -> ServiceIx {
+        if let Some(&known) = self.service_of.get(&key) {
+            return known;
+        }
+        let id = self.free_services.pop_front().unwrap_or_else(|| {
+            self.services.push(None);
+            ServiceIx(self.services.len() as u32 - 1)
+        });
+        self.services[id.ix()] = Some(ServiceSlot {
+            key,
+            service: None,
+            candidates: Vec::new(),
+            members: Vec::new(),
+            servers: 0,
+        });
+        self.service_of.insert(key, id);
+        id
+    }
+
+    /// Gives the service the servers it is configured to have.
+    fn apply_servers(
+        &mut self,
+        service_ix: ServiceIx,
+        service: &config::Service,
+        pool: &[std::net::Ipv4Addr],
+    ) {
+        let mut members = Vec::with_capacity(service.servers.len());
+        for server in &service.servers {
+            let acquired = pool.iter().filter_map(|&local| {
+                let (server, protocol) = (server.address, service.protocol.number());
+                Some((
+                    local,
+                    self.sets.acquire(SetKey {
+                        local,
+                        server,
+                        protocol,
+                    })?,
+                ))
+            });
+            let locals: Box<[_]> = acquired.collect();
+            let known = self.server_of.get(&(service_ix, server.address)).copied();
+            let id = known.unwrap_or_else(|| self.new_server(service_ix, server));
+            if let Some(slot) = &mut self.servers[id.ix()] {
+                let former = std::mem::replace(&mut slot.server.locals, locals);
+                if !slot.is_removed() {
+                    former.iter().for_each(|&(_, set)| self.sets.release(set));
+                }
+                slot.server.name.clone_from(&server.name);
+                slot.server.weight = server.weight;
+                slot.configured = server.state;
+            }
+            self.set_state(id);
+            members.push(id);
+        }
+        if let Some(slot) = &mut self.services[service_ix.ix()] {
+            let former = std::mem::replace(&mut slot.members, members);
+            let kept: HashSet<ServerIx> = slot.members.iter().copied().collect();
+            for server in former.into_iter().filter(|server| !kept.contains(server)) {
+                self.remove_server(server);
+            }
+        }
+    }
+
+    fn new_server(&mut self, service: ServiceIx, server: &config::Server) -> ServerIx {
+        let id = self.free_servers.pop_front().unwrap_or_else(|| {
+            self.servers.push(None);
+            ServerIx(self.servers.len() as u32 - 1)
+        });
+        self.servers[id.ix()] = Some(ServerSlot {
+            server: Server {
+                name: server.name.clone(),
+                service,
+                addr: *server.address.ip(),
+                port: server.address.port(),
+                weight: server.weight,
+                state: ServerState::Up,
+                locals: Box::default(),
+            },
+            configured: server.state,
+            imposed: None,
+        });
+        self.server_of.insert((service, server.address), id);
+        if let Some(slot) = &mut self.services[service.ix()] {
+            slot.servers += 1;
+        }
+        id
+    }
+
+    fn remove_server(&mut self, id: ServerIx) {
+        let Some(slot) = &mut self.servers[id.ix()] else {
+            return;
+        };
+        self.losses += u64::from(slot.server.state.keeps_connections());
+        slot.server.state = ServerState::Removed;
+        slot.imposed = None;
+        // Its connections' ports stay in the sets until these come back.
+        for (_, set) in std::mem::take(&mut slot.server.locals) {
+            self.sets.release(set);
+        }
+    }
+
+    /// Brings a server's state up to date with what is wanted of it.
+    fn set_state(&mut self, id: ServerIx) {
+        if let Some(slot) = &mut self.servers[id.ix()] {
+            let wanted = slot.wanted();
+            let lost = slot.server.state.keeps_connections() && !wanted.keeps_connections();
+            self.losses += u64::from(lost);
+            slot.server.state = wanted;
+        }
+    }
+
+    /// Makes a service's plan anew if its servers differ from those it is of.
+    fn plan(&mut self, id: ServiceIx) {
+        let Some(slot) = &mut self.services[id.ix()] else {
+            return;
+        };
+        let candidates: Vec<Candidate> = slot
+            .members
+            .iter()
+            .filter_map(|&server| Some((server, self.servers[server.ix()].as_ref()?)))
+            .filter(|(_, slot)| slot.server.state == ServerState::Up)
+            .map(|(server, slot)| Candidate {
+                server,
+                weight: slot.server.weight,
+                key: u64::from(u32::from(slot.server.addr)) << 16 | u64::from(slot.server.port),
+            })
+            .collect();
+        if let Some(service) = &mut slot.service
+            && candidates != slot.candidates
+        {
+            service.plan = Plan::build_keyed(service.plan.kind(), &candidates);
+            slot.candidates = candidates;
+        }
+    }
+
+    /// A new snapshot of everything, and the updates that bring it.
+    fn publish(&mut self) -> Vec<Update> {
+        self.generation += 1;
+        self.stale = false;
+        let own: HashSet<_> = self
+            .ports
+            .iter()
+            .flat_map(|port| &port.addresses)
+            .map(Ipv4Net::addr)
+            .collect();
+        // A local address out of the configuration stays ours while it has
+        // connections, unless it is a port's address now.
+        let configured = self
+            .config
+            .pools
+            .iter()
+            .flat_map(|pool| pool.addresses.iter().copied());
+        let lingering = self.sets.lingering().filter(|local| !own.contains(local));
+        self.snapshot = Arc::new(Snapshot::new(Parts {
+            generation: self.generation,
+            route_generation: self.route_generation,
+            losses: self.losses,
+            ports: self.ports.clone(),
+            routes: self.routes.clone(),
+            services: self
+                .services
+                .iter()
+                .map(|slot| slot.as_ref().and_then(|slot| slot.service.clone()))
+                .collect(),
+            servers: self
+                .servers
+                .iter()
+                .map(|slot| slot.as_ref().map(|slot| slot.server.clone()))
+                .collect(),
+            steering: Arc::clone(&self.steering),
+            limits: Limits {
+                resets_per_second: self.config.runtime.resets_per_second,
+                icmp_per_second: self.config.runtime.icmp_per_second,
+            },
+            locals: configured.chain(lingering).collect(),
+        }));
+        self.updates()
+    }
+
+    /// The newest snapshot for every worker, with the port sets it is to get
+    /// and to give back.
+    fn updates(&mut self) -> Vec<Update> {
+        self.under_way.fill(true);
+        let mut updates = Vec::with_capacity(self.worker_ports.len());
+        for (worker, ports) in (0..).map(WorkerIx).zip(&self.worker_ports) {
+            let (new_sets, unwanted_sets) = self.sets.exchange(worker, ports);
+            updates.push(Update {
+                snapshot: Arc::clone(&self.snapshot),
+                new_sets,
+                returned_sets: Vec::with_capacity(unwanted_sets.len()),
+                unwanted_sets,
+            });
+        }
+        updates
+    }
+}
+
+/// Whether a worker has no connection of a server. `active` is read on both
+/// sides of `inactive`, lest a connection that moves from the one to the other
+/// is seen in neither.
+fn is_idle(stats: &WorkerStats, server: ServerIx) -> bool {
+    let counters = stats.server(server);
+    counters.active.get() == 0 && counters.inactive.get() == 0 && counters.active.get() == 0
+}
+
+/// The local addresses of a service's pool.
+fn locals<'a>(config: &'a Config, service: &config::Service) -> &'a [std::net::Ipv4Addr] {
+    let pool = config.pools.iter().find(|pool| pool.name == service.pool);
+    pool.map_or(&[], |pool| &pool.addresses)
+}
+
+/// Connected networks, static routes, default gateways, in this order.
+fn routes(config: &Config) -> Routes {
+    let ports = || (0..).map(PortIx).zip(&config.ports);
+    let connected = ports().flat_map(|(port, info)| {
+        info.addresses.iter().map(move |net| Route {
+            to: net.trunc(),
+            via: None,
+            port,
+        })
+    });
+    let fixed = config.routes.iter().filter_map(|route| {
+        let on_link =
+            |info: &config::Port| info.addresses.iter().any(|net| net.contains(&route.via));
+        let (port, _) = ports().find(|(_, info)| on_link(info))?;
+        Some(Route {
+            to: route.to,
+            via: Some(route.via),
+            port,
+        })
+    });
+    let default = ports().filter_map(|(port, info)| {
+        Some(Route {
+            to: Ipv4Net::default(),
+            via: Some(info.gateway?),
+            port,
+        })
+    });
+    Routes::new(connected.chain(fixed).chain(default).collect())
+}
+
+#[cfg(test)]
+mod tests;
