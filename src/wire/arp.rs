@@ -175,3 +175,83 @@ impl ArpRepr {
         buf[ethernet::HEADER_LEN..ethernet::HEADER_LEN + LEN].copy_from_slice(&packet);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wire::ethernet::EthernetView;
+
+    /// Who has 192.0.2.1? Tell 192.0.2.9, at 02:00:00:00:00:09.
+    const REQUEST: [u8; MIN_FRAME_LEN] = [
+        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02, 0x00, 0x00, 0x00, 0x00, 0x09, 0x08, 0x06, //
+        0x00, 0x01, 0x08, 0x00, 0x06, 0x04, 0x00, 0x01, // Ethernet, IPv4, 6, 4, request
+        0x02, 0x00, 0x00, 0x00, 0x00, 0x09, 0xc0, 0x00, 0x02, 0x09, // sender
+        0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0xc0, 0x00, 0x02, 0x01, // target
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, // padding
+    ];
+
+    fn request() -> ArpRepr {
+        ArpRepr {
+            op: ArpOp::Request,
+            sender_mac: MacAddr([2, 0, 0, 0, 0, 9]),
+            sender_ip: Ipv4Addr::new(192, 0, 2, 9),
+            target_mac: MacAddr([0; 6]),
+            target_ip: Ipv4Addr::new(192, 0, 2, 1),
+        }
+    }
+
+    #[test]
+    fn reads_a_request() {
+        let ethernet = EthernetView::new_checked(&REQUEST[..]).expect("whole");
+        assert_eq!(ethernet.ethertype(), EtherType::ARP);
+        let view = ArpView::new_checked(ethernet.payload()).expect("valid");
+        assert_eq!(ArpRepr::parse(&view), request());
+    }
+
+    #[test]
+    fn writes_a_request() {
+        let mut buf = [0xa5; MIN_FRAME_LEN];
+        request().emit_frame(MacAddr::BROADCAST, &mut buf);
+        assert_eq!(buf, REQUEST);
+    }
+
+    #[test]
+    fn tells_the_causes_of_rejection_apart() {
+        let packet = &REQUEST[ethernet::HEADER_LEN..];
+        let check = |at: usize, byte: u8| {
+            let mut bytes = packet.to_vec();
+            bytes[at] = byte;
+            ArpView::new_checked(bytes).err()
+        };
+        assert_eq!(check(1, 6), Some(ParseError::ArpHardwareType));
+        assert_eq!(check(2, 0x86), Some(ParseError::ArpProtocolType));
+        assert_eq!(check(4, 8), Some(ParseError::ArpAddressLength));
+        assert_eq!(check(5, 16), Some(ParseError::ArpAddressLength));
+        assert_eq!(check(7, 0), Some(ParseError::ArpOperation));
+        assert_eq!(check(7, 3), Some(ParseError::ArpOperation));
+        let short = ArpView::new_checked(&packet[..LEN - 1]).err();
+        assert_eq!(short, Some(ParseError::ArpTruncated));
+    }
+
+    proptest! {
+        /// What was written is read back.
+        #[test]
+        fn round_trip(
+            reply: bool, sender_mac: [u8; 6], sender_ip: u32, target_mac: [u8; 6], target_ip: u32,
+        ) {
+            let repr = ArpRepr {
+                op: if reply { ArpOp::Reply } else { ArpOp::Request },
+                sender_mac: MacAddr(sender_mac),
+                sender_ip: sender_ip.into(),
+                target_mac: MacAddr(target_mac),
+                target_ip: target_ip.into(),
+            };
+            let mut buf = [0xa5; LEN];
+            repr.emit(&mut buf);
+            let view = ArpView::new_checked(&buf[..]).expect("emitted");
+            prop_assert_eq!(ArpRepr::parse(&view), repr);
+        }
+    }
+}

@@ -4,11 +4,12 @@
 //! Every number that goes in or comes out is a header field's value in host
 //! byte order, as the views give it (0x0800 is 0x0800 on any machine).
 //!
-//! One's complement has two zeros. The sum of a packet that verifies is 0xffff
-//! and never 0, since it has a non-zero word (IP version, protocol number). So
-//! a checksum computed here is never 0xffff, and equals what a computation from
-//! scratch gives; one that came in as 0xffff where 0 was due is put right when
-//! the sum next changes. UDP is the exception: see [`udp_nonzero`].
+//! One's complement has two zeros. What IPv4, TCP and UDP sum has a non-zero
+//! word (version, protocol number), so its sum is 0xffff and never 0 where it
+//! verifies. A checksum computed here is then never 0xffff, and equals what a
+//! computation from scratch gives; one that came in as 0xffff where 0 was due
+//! is put right when the sum next changes. Two users want the other zero, see
+//! [`nonzero`]: UDP, and ICMP, whose messages may be all zeros.
 
 use std::net::Ipv4Addr;
 
@@ -81,9 +82,9 @@ pub fn checksum(bytes: &[u8]) -> u16 {
 }
 
 /// A UDP checksum as it is sent: a computed 0 goes out as 0xffff, because 0 on
-/// the wire means "none" (RFC 768).
+/// the wire means "none" (RFC 768). Both verify.
 #[inline]
-pub const fn udp_nonzero(checksum: u16) -> u16 {
+pub const fn nonzero(checksum: u16) -> u16 {
     // 0 - 1 borrows and wraps; every other value stays as it is.
     checksum.wrapping_sub((checksum == 0) as u16)
 }
@@ -158,6 +159,132 @@ impl Delta {
         if checksum == 0 {
             return 0;
         }
-        udp_nonzero(self.apply(checksum))
+        nonzero(self.apply(checksum))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// RFC 1071 §1 word by word.
+    fn model(bytes: &[u8]) -> u16 {
+        let mut sum = 0u16;
+        for pair in bytes.chunks(2) {
+            let word = u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]);
+            let (added, carry) = sum.overflowing_add(word);
+            sum = added + u16::from(carry);
+        }
+        !sum
+    }
+
+    /// A word that is an edge case of one's complement more often than not.
+    fn word() -> impl Strategy<Value = u16> {
+        prop_oneof![Just(0), Just(0xffff), Just(1), Just(0xfffe), any::<u16>()]
+    }
+
+    #[test]
+    fn worked_examples() {
+        // RFC 1071 §3.
+        let bytes = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
+        assert_eq!(checksum(&bytes), !0xddf2);
+        // RFC 1624 §4: the case in which Eqn. 2 gives 0xffff.
+        assert_eq!(
+            Delta::new().replace_u16(0x5555, 0x3285).apply(0xdd2f),
+            0x0000
+        );
+        assert_eq!(checksum(&[]), 0xffff);
+        assert_eq!(checksum(&[0xab]), !0xab00);
+    }
+
+    #[test]
+    fn no_change_changes_nothing() {
+        for checksum in 0..=0xffff {
+            assert_eq!(Delta::new().apply(checksum), checksum);
+            assert_eq!(Delta::new().apply_udp(checksum), checksum);
+        }
+    }
+
+    #[test]
+    fn zero_is_sent_as_all_ones_in_udp() {
+        assert_eq!(nonzero(0), 0xffff);
+        assert_eq!(nonzero(0xffff), 0xffff);
+        assert_eq!(nonzero(1), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn full_sum_is_the_models(bytes in vec(prop_oneof![Just(0xffu8), any::<u8>()], 0..200)) {
+            prop_assert_eq!(checksum(&bytes), model(&bytes));
+        }
+
+        /// A sum may be taken in parts that start at even offsets.
+        #[test]
+        fn sums_in_parts(bytes in vec(any::<u8>(), 0..200), cut in 0usize..100) {
+            let (a, b) = bytes.split_at((cut * 2).min(bytes.len() / 2 * 2));
+            prop_assert_eq!(Sum::new().add_bytes(a).add_bytes(b).finish(), model(&bytes));
+        }
+
+        #[test]
+        fn pseudo_header_is_the_bytes(src: u32, dst: u32, protocol: u8, len: u16) {
+            let bytes = [
+                &src.to_be_bytes()[..], &dst.to_be_bytes(), &[0, protocol], &len.to_be_bytes(),
+            ].concat();
+            let sum = Sum::pseudo_header(src.into(), dst.into(), protocol, len);
+            prop_assert_eq!(sum.finish(), model(&bytes));
+        }
+
+        /// Any set of fields replaced in a packet with the right checksum
+        /// (its first word; the second is never 0): what is updated equals what
+        /// is computed from scratch, bit for bit, for UDP too, and also where
+        /// the sender wrote the other zero.
+        #[test]
+        fn update_is_recomputation(
+            mut words in vec(word(), 16..40),
+            fields in vec((0usize..60, any::<bool>(), word(), word()), 0..12),
+            other_zero: bool,
+        ) {
+            words[0] = 0;
+            words[1] |= 1;
+            let mut bytes: Vec<u8> = words.iter().flat_map(|w| w.to_be_bytes()).collect();
+            let right = model(&bytes);
+            let written = if right == 0 && other_zero { 0xffff } else { right };
+            let mut deltas = [Delta::new(), Delta::new()];
+            let mut changed = false;
+            for (i, &(at, wide, high, low)) in fields.iter().enumerate() {
+                let delta = &mut deltas[i % 2];
+                if wide {
+                    // Any alignment, behind the two words that must stay.
+                    let at = 4 + at % (bytes.len() - 8);
+                    let old = u32::from_be_bytes(bytes[at..at + 4].try_into().expect("4"));
+                    let new = u32::from(high) << 16 | u32::from(low);
+                    bytes[at..at + 4].copy_from_slice(&new.to_be_bytes());
+                    *delta = match (at % 2, i % 3) {
+                        (0, 0) => delta.replace_u32(old, new),
+                        (0, 1) => delta.replace_addr(old.into(), new.into()),
+                        _ => delta.replace_u32_at(at, old, new),
+                    };
+                } else {
+                    let at = 4 + at / 2 * 2 % (bytes.len() - 6);
+                    let old = u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+                    bytes[at..at + 2].copy_from_slice(&high.to_be_bytes());
+                    *delta = delta.replace_u16(old, high);
+                }
+                changed = true;
+            }
+            let delta = deltas[0].merge(deltas[1]);
+            let from_scratch = model(&bytes);
+            if changed || written == right {
+                prop_assert_eq!(delta.apply(written), from_scratch);
+            }
+            // On the wire a UDP checksum is the one that is not 0.
+            prop_assert_eq!(delta.apply_udp(nonzero(written)), nonzero(from_scratch));
+            prop_assert_eq!(delta.apply_udp(0), 0);
+            bytes[..2].copy_from_slice(&delta.apply(written).to_be_bytes());
+            prop_assert_eq!(checksum(&bytes), 0);
+        }
     }
 }

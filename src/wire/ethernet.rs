@@ -201,3 +201,85 @@ impl EthernetRepr {
         set_u16(buf, ETHERTYPE, self.ethertype.0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FRAME: [u8; 16] = [
+        0x02, 0x00, 0x00, 0x00, 0x00, 0x01, 0x02, 0x00, 0x00, 0x00, 0x00, 0x02, 0x08, 0x00, //
+        0x45, 0x00,
+    ];
+
+    fn repr() -> EthernetRepr {
+        EthernetRepr {
+            dst: MacAddr([2, 0, 0, 0, 0, 1]),
+            src: MacAddr([2, 0, 0, 0, 0, 2]),
+            ethertype: EtherType::IPV4,
+        }
+    }
+
+    #[test]
+    fn reads_and_writes_a_header() {
+        let view = EthernetView::new_checked(&FRAME[..]).expect("whole");
+        assert_eq!(EthernetRepr::parse(&view), repr());
+        assert_eq!(view.payload(), [0x45, 0x00]);
+        let mut buf = [0xa5; HEADER_LEN];
+        repr().emit(&mut buf);
+        assert_eq!(buf, FRAME[..HEADER_LEN]);
+    }
+
+    #[test]
+    fn swaps_addresses_in_place() {
+        let mut bytes = FRAME;
+        let mut view = EthernetView::new_checked(&mut bytes[..]).expect("whole");
+        view.set_dst(repr().src);
+        view.set_src(repr().dst);
+        view.payload_mut()[0] = 0x46;
+        let swapped = EthernetRepr {
+            dst: repr().src,
+            src: repr().dst,
+            ..repr()
+        };
+        assert_eq!(EthernetRepr::parse(&view), swapped);
+        assert_eq!(bytes[HEADER_LEN..], [0x46, 0x00]);
+    }
+
+    #[test]
+    fn short_frames_are_rejected() {
+        let error = EthernetView::new_checked(&FRAME[..13]).err();
+        assert_eq!(error, Some(ParseError::EthernetTruncated));
+    }
+
+    #[test]
+    fn vlan_tags_are_recognised() {
+        assert!(EtherType(0x8100).is_vlan() && EtherType(0x88a8).is_vlan());
+        assert!(!EtherType::IPV4.is_vlan() && !EtherType::ARP.is_vlan());
+    }
+
+    #[test]
+    fn mac_addresses_as_text() {
+        let mac = MacAddr([0x02, 0x00, 0x5e, 0x10, 0xab, 0xff]);
+        assert_eq!(mac.to_string(), "02:00:5e:10:ab:ff");
+        assert_eq!("02:00:5E:10:ab:FF".parse(), Ok(mac));
+        for text in [
+            "",
+            "02:00:5e:10:ab",
+            "02:00:5e:10:ab:ff:00",
+            "02:00:5e:10:ab:",
+            "2:00:5e:10:ab:ff",
+            "+2:00:5e:10:ab:ff",
+            "02:00:5e:10:ab:fg",
+            "02-00-5e-10-ab-ff",
+        ] {
+            assert_eq!(text.parse::<MacAddr>(), Err(MacAddrError), "{text}");
+        }
+    }
+
+    #[test]
+    fn group_addresses() {
+        assert!(MacAddr::BROADCAST.is_multicast());
+        assert!(MacAddr([0x01, 0, 0x5e, 0, 0, 1]).is_multicast());
+        assert!(!MacAddr([0x02, 0, 0, 0, 0, 1]).is_multicast());
+    }
+}

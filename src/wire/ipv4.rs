@@ -312,3 +312,157 @@ impl Ipv4Repr {
         set_u16(buf, CHECKSUM, checksum);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A later fragment with a router-alert option; CS/EF-like DSCP and CE set.
+    const FRAGMENT: [u8; 24] = [
+        0x46, 0xb9, 0x00, 0x25, 0x1c, 0x46, 0x20, 0x03, 0x40, 0x11, 0xbc, 0x8a, //
+        0xc0, 0x00, 0x02, 0x01, 0xc6, 0x33, 0x64, 0x02, 0x94, 0x04, 0x00, 0x00,
+    ];
+
+    const PLAIN: [u8; 20] = [
+        0x45, 0xb8, 0x00, 0x21, 0x1c, 0x46, 0x40, 0x00, 0x40, 0x11, 0x31, 0x97, //
+        0xc0, 0x00, 0x02, 0x01, 0xc6, 0x33, 0x64, 0x02,
+    ];
+
+    fn plain() -> Ipv4Repr {
+        Ipv4Repr {
+            src: Ipv4Addr::new(192, 0, 2, 1),
+            dst: Ipv4Addr::new(198, 51, 100, 2),
+            protocol: 17,
+            payload_len: 13,
+            ttl: 64,
+            ident: 0x1c46,
+            dont_fragment: true,
+            dscp: 46,
+        }
+    }
+
+    #[test]
+    fn reads_a_fragment_with_options() {
+        let view = Ipv4View::new_checked(&FRAGMENT[..], 37).expect("valid");
+        assert_eq!(
+            (view.header_len(), view.total_len(), view.payload_len()),
+            (24, 37, 13)
+        );
+        assert_eq!((view.dscp(), view.ecn()), (46, 1));
+        assert_eq!(view.ident(), 0x1c46);
+        assert!(view.more_fragments() && !view.dont_fragment() && view.is_fragment());
+        assert_eq!(view.fragment_offset(), 24);
+        assert_eq!(
+            (view.ttl(), view.protocol(), view.checksum()),
+            (64, 17, 0xbc8a)
+        );
+        assert!(view.verify_checksum());
+        assert_eq!((view.src(), view.dst()), (plain().src, plain().dst));
+        assert!(view.payload().is_empty());
+    }
+
+    #[test]
+    fn fragments_are_told_from_whole_packets() {
+        for (flags, expect) in [
+            (0x0000u16, false),
+            (0x4000, false),
+            (0x8000, false),
+            (0x2000, true),
+            (0x0001, true),
+            (0x1fff, true),
+        ] {
+            let mut bytes = PLAIN;
+            set_u16(&mut bytes, FLAGS_OFFSET, flags);
+            let view = Ipv4View::new_checked(&bytes[..], 33).expect("valid");
+            assert_eq!(view.is_fragment(), expect, "{flags:04x}");
+            assert_eq!(view.fragment_offset(), (flags & 0x1fff) * 8);
+        }
+    }
+
+    #[test]
+    fn writes_a_header() {
+        let mut buf = [0xa5; MIN_HEADER_LEN];
+        plain().emit(&mut buf);
+        assert_eq!(buf, PLAIN);
+    }
+
+    #[test]
+    fn padding_is_no_payload() {
+        let mut bytes = PLAIN.to_vec();
+        bytes.extend(*b"hello, world.");
+        bytes.extend([0; 13]);
+        let view = Ipv4View::new_checked(&bytes[..], bytes.len()).expect("valid");
+        assert_eq!(view.payload(), b"hello, world.");
+        assert_eq!(view.packet(), &bytes[..33]);
+        let mut view = Ipv4View::new_checked(&mut bytes[..], 46).expect("valid");
+        assert_eq!(view.payload_mut(), b"hello, world.");
+    }
+
+    #[test]
+    fn payload_may_go_on_outside_the_buffer() {
+        let mut bytes = PLAIN.to_vec();
+        bytes.extend(*b"hello");
+        let view = Ipv4View::new_checked(&bytes[..], 33).expect("valid");
+        assert_eq!((view.payload(), view.payload_len()), (&b"hello"[..], 13));
+    }
+
+    #[test]
+    fn rewrites_in_place() {
+        let mut bytes = PLAIN;
+        let mut view = Ipv4View::new_checked(&mut bytes[..], 33).expect("valid");
+        view.set_src(plain().dst);
+        view.set_dst(plain().src);
+        view.set_ttl(63);
+        assert!(!view.verify_checksum());
+        view.fill_checksum();
+        assert!(view.verify_checksum());
+        let repr = Ipv4Repr {
+            src: plain().dst,
+            dst: plain().src,
+            ttl: 63,
+            ..plain()
+        };
+        assert_eq!(Ipv4Repr::parse(&view), repr);
+    }
+
+    #[test]
+    fn tells_the_causes_of_rejection_apart() {
+        let check = |bytes: &[u8], available| Ipv4View::new_checked(bytes, available).err();
+        let first = |byte: u8| {
+            let mut bytes = PLAIN;
+            bytes[0] = byte;
+            check(&bytes, 33)
+        };
+        assert_eq!(check(&PLAIN[..19], 33), Some(ParseError::Ipv4Truncated));
+        assert_eq!(first(0x65), Some(ParseError::Ipv4Version));
+        assert_eq!(first(0x44), Some(ParseError::Ipv4HeaderLength));
+        assert_eq!(first(0x46), Some(ParseError::Ipv4OptionsTruncated));
+        assert_eq!(check(&PLAIN, 32), Some(ParseError::Ipv4TotalLengthLong));
+        assert!(Ipv4View::new_quoted(&PLAIN[..]).is_ok());
+        let mut bytes = FRAGMENT;
+        bytes[3] = 23;
+        assert_eq!(check(&bytes, 37), Some(ParseError::Ipv4TotalLengthShort));
+    }
+
+    proptest! {
+        /// What was written is read back, and verifies.
+        #[test]
+        fn round_trip(
+            src: u32, dst: u32, protocol: u8, payload_len in 0u16..=65_515, ttl: u8, ident: u16,
+            dont_fragment: bool, dscp in 0u8..64,
+        ) {
+            let repr = Ipv4Repr {
+                src: src.into(), dst: dst.into(), protocol, payload_len, ttl, ident,
+                dont_fragment, dscp,
+            };
+            let mut buf = [0xa5; MIN_HEADER_LEN];
+            repr.emit(&mut buf);
+            let view = Ipv4View::new_checked(&buf[..], 65_535).expect("emitted");
+            prop_assert_eq!(Ipv4Repr::parse(&view), repr);
+            prop_assert!(view.verify_checksum());
+            prop_assert!(!view.is_fragment());
+        }
+    }
+}

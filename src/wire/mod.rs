@@ -124,3 +124,6 @@ fn set_u32(bytes: &mut [u8], field: Field, value: u32) {
 fn set_addr(bytes: &mut [u8], field: Field, value: Ipv4Addr) {
     bytes[field].copy_from_slice(&value.octets());
 }
+
+#[cfg(test)]
+mod tests;

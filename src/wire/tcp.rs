@@ -413,3 +413,245 @@ impl TcpRepr {
         set_u16(buf, CHECKSUM, checksum);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+    const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+
+    /// 192.0.2.1:40000 → 198.51.100.2:443, SYN.
+    const SYN: [u8; 40] = [
+        0x9c, 0x40, 0x01, 0xbb, 0x11, 0x22, 0x33, 0x44, 0x00, 0x00, 0x00,
+        0x00, // ports, seq, ack
+        0xa0, 0x02, 0xfa, 0xf0, 0x7a, 0x70, 0x00,
+        0x00, // offset, flags, window, checksum, urgent
+        0x02, 0x04, 0x05, 0xb4, // MSS 1460
+        0x04, 0x02, // SACK permitted
+        0x08, 0x0a, 0x01, 0x02, 0x03, 0x04, 0x00, 0x00, 0x00, 0x00, // timestamps
+        0x01, // no-operation
+        0x03, 0x03, 0x07, // window scale 7
+    ];
+
+    /// 198.51.100.2:443 → 192.0.2.1:40000, RST ACK: the refusal of `SYN`.
+    const RST: [u8; 20] = [
+        0x01, 0xbb, 0x9c, 0x40, 0x00, 0x00, 0x00, 0x00, 0x11, 0x22, 0x33, 0x45, //
+        0x50, 0x14, 0x00, 0x00, 0xe1, 0x36, 0x00, 0x00,
+    ];
+
+    fn rst() -> TcpRepr {
+        TcpRepr {
+            src_port: 443,
+            dst_port: 40000,
+            seq: 0,
+            ack: 0x1122_3345,
+            flags: Flags::RST | Flags::ACK,
+            window: 0,
+        }
+    }
+
+    #[test]
+    fn reads_a_syn() {
+        let view = TcpView::new_checked(&SYN[..]).expect("valid");
+        assert_eq!((view.src_port(), view.dst_port()), (40000, 443));
+        assert_eq!((view.seq(), view.ack()), (0x1122_3344, 0));
+        assert_eq!((view.header_len(), view.payload().len()), (40, 0));
+        assert_eq!(view.flags(), Flags::SYN);
+        assert!(view.flags().has(Flags::SYN) && !view.flags().has(Flags::SYN | Flags::ACK));
+        assert_eq!(
+            (view.window(), view.checksum(), view.urgent()),
+            (64240, 0x7a70, 0)
+        );
+        assert!(view.verify_checksum(CLIENT, SERVER));
+        assert!(!view.verify_checksum(CLIENT, CLIENT));
+        let options: Vec<_> = view.options().collect();
+        assert_eq!(
+            options,
+            [
+                Ok((20, TcpOption::Mss(1460))),
+                Ok((24, TcpOption::SackPermitted)),
+                Ok((
+                    26,
+                    TcpOption::Timestamps {
+                        value: 0x0102_0304,
+                        echo: 0
+                    }
+                )),
+                Ok((37, TcpOption::WindowScale(7))),
+            ]
+        );
+    }
+
+    #[test]
+    fn writes_a_reset() {
+        let mut buf = [0xa5; MIN_HEADER_LEN];
+        rst().emit(SERVER, CLIENT, &mut buf);
+        assert_eq!(buf, RST);
+        assert_eq!(
+            TcpRepr::parse(&TcpView::new_checked(&buf[..]).expect("valid")),
+            rst()
+        );
+    }
+
+    #[test]
+    fn rewrites_in_place() {
+        let mut bytes = SYN;
+        let mut view = TcpView::new_checked(&mut bytes[..]).expect("valid");
+        view.set_src_port(1);
+        view.set_dst_port(2);
+        view.set_seq(3);
+        view.set_ack(4);
+        view.fill_checksum(SERVER, CLIENT);
+        let view = TcpView::new_checked(&bytes[..]).expect("valid");
+        assert_eq!(
+            (view.src_port(), view.dst_port(), view.seq(), view.ack()),
+            (1, 2, 3, 4)
+        );
+        assert!(view.verify_checksum(SERVER, CLIENT));
+        assert_eq!(bytes[20..], SYN[20..]);
+    }
+
+    #[test]
+    fn tells_the_causes_of_rejection_apart() {
+        let check = |bytes: &[u8]| TcpView::new_checked(bytes).err();
+        assert_eq!(check(&SYN[..19]), Some(ParseError::TcpTruncated));
+        assert_eq!(check(&SYN[..39]), Some(ParseError::TcpDataOffsetLong));
+        let mut bytes = RST;
+        bytes[DATA_OFFSET] = 0x4f;
+        assert_eq!(check(&bytes), Some(ParseError::TcpDataOffsetShort));
+        assert_eq!(check(&RST), None);
+    }
+
+    fn with_options(options: &[u8]) -> Vec<u8> {
+        let mut bytes = RST.to_vec();
+        bytes.extend_from_slice(options);
+        bytes.resize(20 + options.len().next_multiple_of(4), 0);
+        bytes[DATA_OFFSET] = (bytes.len() as u8 / 4) << 4;
+        bytes
+    }
+
+    fn options_of(options: &[u8]) -> Vec<Result<(usize, TcpOption<'static>), ParseError>> {
+        let bytes: &'static [u8] = with_options(options).leak();
+        let view: &'static _ = Box::leak(Box::new(TcpView::new_checked(bytes).expect("valid")));
+        view.options().collect()
+    }
+
+    #[test]
+    fn malformed_options_end_the_walk() {
+        let bad = Err(ParseError::TcpOptionLength);
+        // Length 0, length 1, beyond the header, and no room for a length.
+        assert_eq!(options_of(&[8, 0, 3, 3]), [bad]);
+        assert_eq!(options_of(&[8, 1, 3, 3]), [bad]);
+        assert_eq!(
+            options_of(&[4, 2, 8, 10]),
+            [Ok((20, TcpOption::SackPermitted)), bad]
+        );
+        assert_eq!(options_of(&[1, 1, 1, 8]), [bad]);
+        // Nothing behind the end counts.
+        assert_eq!(options_of(&[0, 8, 0, 0]), []);
+        assert_eq!(options_of(&[1, 1, 1, 1]), []);
+    }
+
+    #[test]
+    fn known_kinds_of_other_lengths_are_passed_over() {
+        assert_eq!(
+            options_of(&[2, 3, 1, 3, 4, 1, 2, 5, 6, 0, 0, 0, 0, 253, 2, 0]),
+            [
+                Ok((20, TcpOption::Other { kind: 2, len: 3 })),
+                Ok((23, TcpOption::Other { kind: 3, len: 4 })),
+                Ok((27, TcpOption::Other { kind: 5, len: 6 })),
+                Ok((33, TcpOption::Other { kind: 253, len: 2 })),
+            ]
+        );
+    }
+
+    #[test]
+    fn sack_blocks_are_whole() {
+        let option = [5, 18, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4];
+        assert_eq!(
+            options_of(&option),
+            [Ok((20, TcpOption::Sack(&option[2..])))]
+        );
+        assert_eq!(SACK_EDGES_AT, 2);
+    }
+
+    #[test]
+    fn numbers_outside_the_options_stay() {
+        let mut bytes = SYN;
+        let mut view = TcpView::new_checked(&mut bytes[..]).expect("valid");
+        for offset in (0..20).chain(37..64).chain([usize::MAX]) {
+            let delta = view.replace_option_u32(offset, 0xffff_ffff, Delta::new());
+            assert_eq!(delta.apply(0x1234), 0x1234);
+        }
+        assert_eq!(bytes, SYN);
+    }
+
+    proptest! {
+        /// What was written is read back, and verifies.
+        #[test]
+        fn round_trip(
+            src_port: u16, dst_port: u16, seq: u32, ack: u32, flags: u8, window: u16,
+            src: u32, dst: u32,
+        ) {
+            let repr = TcpRepr { src_port, dst_port, seq, ack, flags: Flags(flags), window };
+            let mut buf = [0xa5; MIN_HEADER_LEN];
+            repr.emit(src.into(), dst.into(), &mut buf);
+            let view = TcpView::new_checked(&buf[..]).expect("emitted");
+            prop_assert_eq!(TcpRepr::parse(&view), repr);
+            prop_assert!(view.verify_checksum(src.into(), dst.into()));
+        }
+
+        /// A timestamp and a SACK edge replaced at any alignment: the updated
+        /// checksum is the one computed from scratch.
+        #[test]
+        fn replaced_option_numbers_verify(
+            pad in 0usize..4, val: u32, ecr: u32, edge: u32, new: [u32; 3],
+        ) {
+            let mut options = vec![KIND_NOP; pad];
+            options.extend([KIND_TIMESTAMPS, 10]);
+            options.extend(val.to_be_bytes());
+            options.extend(ecr.to_be_bytes());
+            options.extend([KIND_SACK, 10]);
+            options.extend(edge.to_be_bytes());
+            options.extend(edge.to_be_bytes());
+            let mut bytes = with_options(&options);
+            let mut view = TcpView::new_checked(&mut bytes[..]).expect("valid");
+            view.fill_checksum(CLIENT, SERVER);
+
+            let ts = MIN_HEADER_LEN + pad;
+            let sack = ts + 10;
+            let mut delta = Delta::new();
+            delta = view.replace_option_u32(ts + TSVAL_AT, new[0], delta);
+            delta = view.replace_option_u32(ts + TSECR_AT, new[1], delta);
+            delta = view.replace_option_u32(sack + SACK_EDGES_AT + 4, new[2], delta);
+            let updated = delta.apply(view.checksum());
+            view.fill_checksum(CLIENT, SERVER);
+            prop_assert_eq!(updated, view.checksum());
+
+            let blocks = [edge.to_be_bytes(), new[2].to_be_bytes()].concat();
+            let options: Vec<_> = view.options().collect();
+            prop_assert_eq!(options, vec![
+                Ok((ts, TcpOption::Timestamps { value: new[0], echo: new[1] })),
+                Ok((sack, TcpOption::Sack(&blocks))),
+            ]);
+        }
+
+        /// The walk ends, in order, and every option lies within the header.
+        #[test]
+        fn walks_any_options(options in proptest::collection::vec(0u8..12, 0..=40)) {
+            let bytes = with_options(&options);
+            let view = TcpView::new_checked(&bytes[..]).expect("valid");
+            let mut last = MIN_HEADER_LEN - 1;
+            let mut walk = view.options();
+            for option in walk.by_ref() {
+                let Ok((at, _)) = option else { break };
+                prop_assert!(at > last && at < view.header_len());
+                last = at;
+            }
+            prop_assert_eq!(walk.next(), None);
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::checksum::{Sum, udp_nonzero};
+use super::checksum::{Sum, nonzero};
 use super::{Field, ParseError, get_u16, set_u16};
 
 /// Length of the header in bytes.
@@ -131,7 +131,91 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> UdpView<T> {
         let length = self.length();
         if let Some(datagram) = self.buf.as_ref().get(..usize::from(length)) {
             let sum = Sum::pseudo_header(src, dst, PROTOCOL, length).add_bytes(datagram);
-            self.set_checksum(udp_nonzero(sum.finish()));
+            self.set_checksum(nonzero(sum.finish()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SRC: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+    const DST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+
+    /// 192.0.2.1:53000 → 198.51.100.2:53, "hello".
+    const HELLO: [u8; 13] = [
+        0xcf, 0x08, 0x00, 0x35, 0x00, 0x0d, 0x00, 0x8d, 0x68, 0x65, 0x6c, 0x6c, 0x6f,
+    ];
+
+    #[test]
+    fn reads_a_datagram() {
+        let view = UdpView::new_checked(&HELLO[..], HELLO.len()).expect("valid");
+        assert_eq!((view.src_port(), view.dst_port()), (53000, 53));
+        assert_eq!((view.length(), view.checksum()), (13, 0x008d));
+        assert_eq!(view.payload(), b"hello");
+        assert!(view.verify_checksum(SRC, DST));
+        assert!(!view.verify_checksum(SRC, SRC));
+    }
+
+    #[test]
+    fn padding_behind_the_length_is_no_payload() {
+        let mut bytes = HELLO.to_vec();
+        bytes.extend([0xa5; 9]);
+        let view = UdpView::new_checked(&bytes[..], bytes.len()).expect("valid");
+        assert_eq!(view.payload(), b"hello");
+        assert!(view.verify_checksum(SRC, DST));
+    }
+
+    #[test]
+    fn payload_may_go_on_outside_the_buffer() {
+        let mut bytes = HELLO;
+        let mut view = UdpView::new_checked(&mut bytes[..10], 13).expect("valid");
+        assert!(!view.verify_checksum(SRC, DST));
+        view.fill_checksum(SRC, DST);
+        assert_eq!(view.checksum(), 0);
+        let view = UdpView::new_checked(&bytes[..10], 13).expect("valid");
+        assert_eq!(view.payload(), b"he");
+    }
+
+    #[test]
+    fn no_checksum_is_a_right_one() {
+        let mut bytes = HELLO;
+        let mut view = UdpView::new_checked(&mut bytes[..], 13).expect("valid");
+        view.set_checksum(0);
+        assert!(view.verify_checksum(DST, DST));
+        view.fill_checksum(SRC, DST);
+        assert_eq!(bytes, HELLO);
+    }
+
+    #[test]
+    fn a_computed_zero_is_sent_as_all_ones() {
+        // The port that makes the sum of everything else 0xffff.
+        let mut bytes = HELLO;
+        let mut view = UdpView::new_checked(&mut bytes[..], 13).expect("valid");
+        view.set_src_port(0xcf08 + 0x008d);
+        view.fill_checksum(SRC, DST);
+        assert_eq!(view.checksum(), 0xffff);
+        assert!(view.verify_checksum(SRC, DST));
+    }
+
+    #[test]
+    fn rewrites_ports() {
+        let mut bytes = HELLO;
+        let mut view = UdpView::new_checked(&mut bytes[..], 13).expect("valid");
+        view.set_src_port(0x0102);
+        view.set_dst_port(0x0304);
+        assert_eq!(bytes[..4], [1, 2, 3, 4]);
+        assert_eq!(bytes[4..], HELLO[4..]);
+    }
+
+    #[test]
+    fn tells_the_causes_of_rejection_apart() {
+        let check = |bytes: &[u8], available| UdpView::new_checked(bytes, available).err();
+        assert_eq!(check(&HELLO[..7], 13), Some(ParseError::UdpTruncated));
+        assert_eq!(check(&HELLO, 12), Some(ParseError::UdpLengthLong));
+        let mut bytes = HELLO;
+        bytes[5] = 7;
+        assert_eq!(check(&bytes, 13), Some(ParseError::UdpLengthShort));
     }
 }
