@@ -1,0 +1,87 @@
+//! Many bytes and many connections.
+
+use std::io::Read as _;
+use std::net::{Shutdown, SocketAddrV4};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use super::{add, start_nginx, tally, workers};
+use crate::Case;
+use crate::harness::echo::TcpServer;
+use crate::harness::http::Client;
+use crate::harness::machine;
+use crate::harness::pattern;
+use crate::harness::plan::{Plan, Protocol, Service};
+use crate::harness::tcp;
+use crate::harness::topology::Lab;
+
+const TRANSFER: u64 = 1 << 30;
+const CONNECTIONS: usize = 10_000;
+
+pub fn list(cases: &mut Vec<Case>) {
+    add(cases, "bulk::gigabyte_each_way", &workers(), gigabyte_each_way);
+    add(cases, "bulk::ten_thousand_connections", &workers(), ten_thousand_connections);
+}
+
+/// Every byte arrives as it was sent, up and then down.
+fn gigabyte_each_way(plan: &Plan) {
+    let service = Service::new(plan, "t", Protocol::Tcp, 7000, &[1]);
+    let lab = Lab::start(plan, std::slice::from_ref(&service));
+    let (tell, told) = mpsc::channel();
+    let _server = TcpServer::start(lab.server(0), service.servers[0].address, move |s, peer| {
+        let received = pattern::receive(s);
+        tell.send((received, peer)).expect("the test listens");
+        pattern::send(s, TRANSFER);
+    });
+    lab.client().run(move || {
+        let source = SocketAddrV4::new(plan.client(), 0);
+        let mut stream = tcp::connect(source, service.vip()).expect("connect").stream;
+        pattern::send(&stream, TRANSFER);
+        stream.shutdown(Shutdown::Write).expect("close the half");
+        let (received, peer) = told.recv_timeout(Duration::from_secs(60)).expect("a count");
+        assert_eq!(received, TRANSFER);
+        assert!(plan.is_local(*peer.ip()), "the server saw {peer}");
+        assert_eq!(pattern::receive(&stream), TRANSFER);
+        assert_eq!(stream.read(&mut [0]).expect("the end"), 0);
+    });
+}
+
+/// All are held at once, and all are alive: each answers a request after the
+/// last of them was opened.
+fn ten_thousand_connections(plan: &Plan) {
+    machine::raise_file_limit(20_000);
+    let web = Service::new(plan, "web", Protocol::Tcp, 80, &[1, 1, 1]);
+    let lab = Lab::start(plan, std::slice::from_ref(&web));
+    let _servers = start_nginx(&lab, &web);
+    lab.client().run(|| {
+        let mut slowest = Duration::ZERO;
+        let mut clients: Vec<Client> = (0..CONNECTIONS)
+            .map(|number| {
+                let client = Client::connect(plan.client(), web.vip())
+                    .unwrap_or_else(|error| panic!("connection {number}: {error}"));
+                slowest = slowest.max(client.connected_in);
+                client
+            })
+            .collect();
+        assert!(slowest < tcp::NO_TIMER, "the slowest took {slowest:?} to connect");
+        let mut servers = Vec::with_capacity(CONNECTIONS);
+        let mut peers = std::collections::HashSet::new();
+        // In waves, so that no queue on the way overflows by our own doing.
+        for wave in clients.chunks_mut(100) {
+            let sent = Instant::now();
+            for client in &mut *wave {
+                client.send(true).expect("send a request");
+            }
+            for client in wave {
+                let answer = client.receive(sent).expect("an answer");
+                peers.insert((answer.server.clone(), answer.peer));
+                servers.push(answer.server);
+            }
+        }
+        assert_eq!(peers.len(), CONNECTIONS, "two connections share a tuple");
+        let spread = tally(servers.iter().map(String::as_str));
+        assert_eq!(spread.len(), 3, "{spread:?}");
+        let again: u32 = clients.iter().map(|c| tcp::info(c.stream()).retransmissions).sum();
+        assert_eq!(again, 0, "segments sent again");
+    });
+}

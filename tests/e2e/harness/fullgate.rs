@@ -1,0 +1,213 @@
+//! The gateway under test as a process: its configuration, its start, and its
+//! admin socket, spoken to directly and through `fullgatectl`.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Output};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use super::gateway::{Attachment, Gateway};
+use super::plan::{Arms, Plan, Service};
+use super::process::Process;
+
+/// DPDK probes buses and reserves memory before the admin socket opens.
+const START_LIMIT: Duration = Duration::from_secs(30);
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// The built gateway.
+pub fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_fullgate"))
+}
+
+/// A configuration without its services, ready to be written with any.
+#[derive(Clone)]
+pub struct Config {
+    head: String,
+    pub file: PathBuf,
+    pub socket: PathBuf,
+}
+
+impl Config {
+    pub fn new(unique: &str, directory: &Path, plan: &Plan, ports: &[Attachment<'_>]) -> Self {
+        let socket = directory.join("fullgate.sock");
+        let mut head = format!(
+            "[runtime]\nworkers = {}\nhugepages = {}\nconnections = {}\n\
+             instance = \"{unique}\"\nadmin-socket = \"{}\"\n",
+            plan.workers,
+            plan.hugepages,
+            plan.connections,
+            socket.display()
+        );
+        for (index, port) in ports.iter().enumerate() {
+            let (name, address) = [("wan", "10.1.0.1/24"), ("lan", "10.2.0.1/24")][index];
+            write!(
+                head,
+                "\n[[port]]\nname = \"{name}\"\ndevice = \"tap:{}\"\nnetns = \"{}\"\n\
+                 addresses = [\"{address}\"]\n",
+                port.device,
+                port.netns.name()
+            )
+            .expect("write to a string");
+        }
+        for (to, via, wanted) in [
+            ("10.4.0.0/24", "10.1.0.254", plan.far_client),
+            ("10.3.0.0/24", "10.2.0.254", plan.far_server),
+        ] {
+            if wanted {
+                write!(head, "\n[[route]]\nto = \"{to}\"\nvia = \"{via}\"\n")
+                    .expect("write to a string");
+            }
+        }
+        let (first, last) = plan.locals();
+        write!(head, "\n[[pool]]\nname = \"default\"\naddresses = [\"{first}-{last}\"]\n")
+            .expect("write to a string");
+        Self { head, file: directory.join("fullgate.toml"), socket }
+    }
+
+    /// The whole file.
+    pub fn text(&self, services: &[Service]) -> String {
+        let mut text = self.head.clone();
+        for service in services {
+            write!(
+                text,
+                "\n[[service]]\nname = \"{}\"\nvip = \"{}\"\nprotocol = \"{}\"\n\
+                 scheduler = \"wrr\"\n",
+                service.name,
+                service.vip(),
+                service.protocol.name()
+            )
+            .expect("write to a string");
+            for server in &service.servers {
+                write!(
+                    text,
+                    "  [[service.server]]\n  name = \"{}\"\n  address = \"{}\"\n  weight = {}\n",
+                    server.name, server.address, server.weight
+                )
+                .expect("write to a string");
+            }
+        }
+        text
+    }
+
+    pub fn write(&self, services: &[Service]) {
+        fs::write(&self.file, self.text(services)).expect("write the configuration");
+    }
+}
+
+/// Whether the plan's ports are what `Config` knows to write.
+pub fn port_count(plan: &Plan) -> usize {
+    match plan.arms {
+        Arms::One => 1,
+        Arms::Two => 2,
+    }
+}
+
+/// A running fullgate.
+pub struct Fullgate {
+    process: Process,
+    config: Config,
+}
+
+impl Fullgate {
+    /// Starts it and waits until the admin socket answers.
+    pub fn start(
+        unique: &str,
+        directory: &Path,
+        plan: &Plan,
+        ports: &[Attachment<'_>],
+        services: &[Service],
+    ) -> Self {
+        assert_eq!(ports.len(), port_count(plan));
+        let config = Config::new(unique, directory, plan, ports);
+        config.write(services);
+        let arguments = ["--config".as_ref(), config.file.as_os_str()];
+        let mut process = Process::start(None, directory, "fullgate", binary(), &arguments);
+        process.until(START_LIMIT, || call(&config.socket, "ping", json!({})).ok());
+        Self { process, config }
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What it has logged.
+    pub fn output(&self) -> String {
+        self.process.output()
+    }
+
+    /// Makes it read its configuration again, now with `services`.
+    pub fn hang_up(&self, services: &[Service]) {
+        self.config.write(services);
+        self.process.signal(Signal::SIGHUP);
+    }
+
+    /// Stops it the way an init system does.
+    pub fn terminate(&mut self) -> ExitStatus {
+        self.process.signal(Signal::SIGTERM);
+        self.process.ended(STOP_LIMIT)
+    }
+
+    /// One request over the admin socket.
+    pub fn call(&self, method: &str, parameters: Value) -> Result<Value, String> {
+        call(&self.config.socket, method, parameters)
+    }
+
+    /// Runs `fullgatectl` and requires success; what it printed.
+    pub fn ctl(&self, arguments: &[&str]) -> String {
+        let output = self.try_ctl(arguments);
+        assert!(
+            output.status.success(),
+            "fullgatectl {arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Runs `fullgatectl`.
+    pub fn try_ctl(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_fullgatectl"))
+            .arg("--socket")
+            .arg(&self.config.socket)
+            .args(arguments)
+            .output()
+            .expect("start fullgatectl")
+    }
+
+    /// One of `fullgatectl`'s tables as JSON.
+    pub fn show(&self, table: &str) -> Value {
+        let text = self.ctl(&["show", table, "--json"]);
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"))
+    }
+}
+
+impl Gateway for Fullgate {
+    fn apply(&mut self, services: &[Service]) {
+        self.config.write(services);
+        self.ctl(&["reload"]);
+    }
+}
+
+/// One JSON-RPC 2.0 request and its response, a line each.
+fn call(socket: &Path, method: &str, parameters: Value) -> Result<Value, String> {
+    let text = |error: std::io::Error| error.to_string();
+    let mut stream = UnixStream::connect(socket).map_err(text)?;
+    stream.set_read_timeout(Some(STOP_LIMIT)).map_err(text)?;
+    let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": parameters});
+    stream.write_all(format!("{request}\n").as_bytes()).map_err(text)?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).map_err(text)?;
+    let mut response: Value = serde_json::from_str(&line).map_err(|error| error.to_string())?;
+    if response["jsonrpc"] != "2.0" || response["id"] != 1 {
+        return Err(format!("not the response to the request: {line}"));
+    }
+    match response.get("error") {
+        Some(error) => Err(error["message"].as_str().unwrap_or(&line).to_owned()),
+        None => Ok(response["result"].take()),
+    }
+}

@@ -1,0 +1,15 @@
+//! What tests are built from: networks, gateways, servers, clients.
+
+pub mod capture;
+pub mod echo;
+pub mod fullgate;
+pub mod gateway;
+pub mod http;
+pub mod machine;
+pub mod netns;
+pub mod nginx;
+pub mod pattern;
+pub mod plan;
+pub mod process;
+pub mod tcp;
+pub mod topology;

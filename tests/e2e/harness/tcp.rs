@@ -1,0 +1,69 @@
+//! TCP and UDP sockets of a client that looks closely: chosen source ports,
+//! connect times, the kernel's own count of retransmissions.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+use nix::{getsockopt_impl, libc, sockopt_impl};
+use socket2::{Domain, Protocol, Socket, Type};
+
+sockopt_impl!(TcpInfo, GetOnly, libc::IPPROTO_TCP, libc::TCP_INFO, libc::tcp_info);
+
+/// No exchange over these networks takes longer unless something is broken.
+pub const LIMIT: Duration = Duration::from_secs(20);
+
+/// Below the kernel's shortest wait for a lost packet where it has no
+/// measurement yet (1 s): whoever took longer has waited for a timer.
+pub const NO_TIMER: Duration = Duration::from_millis(900);
+
+/// A connected client socket and how long connecting took.
+pub struct Connected {
+    pub stream: TcpStream,
+    pub elapsed: Duration,
+}
+
+/// What the kernel says about a connection.
+pub struct Info {
+    /// Segments sent again, SYNs included.
+    pub retransmissions: u32,
+    /// Path MTU in bytes.
+    pub path_mtu: u32,
+}
+
+/// Connects from `source` (port 0: any) to `target`, in the namespace of the
+/// calling thread.
+pub fn connect(source: SocketAddrV4, target: SocketAddrV4) -> io::Result<Connected> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if source.port() == 0 {
+        // Without it the port would have to be free for every target.
+        setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
+    }
+    socket.bind(&source.into())?;
+    let start = Instant::now();
+    socket.connect_timeout(&target.into(), LIMIT)?;
+    let elapsed = start.elapsed();
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    stream.set_nodelay(true)?;
+    Ok(Connected { stream, elapsed })
+}
+
+/// The kernel's view of `stream`.
+pub fn info(stream: &impl AsFd) -> Info {
+    let info: libc::tcp_info = getsockopt(stream, TcpInfo).expect("TCP_INFO");
+    Info { retransmissions: info.tcpi_total_retrans, path_mtu: info.tcpi_pmtu }
+}
+
+/// A UDP socket connected to `target`, with a read timeout, in the namespace of
+/// the calling thread.
+pub fn udp(source: Ipv4Addr, target: SocketAddrV4) -> UdpSocket {
+    let socket = UdpSocket::bind(SocketAddrV4::new(source, 0)).expect("bind a UDP socket");
+    socket.connect(SocketAddr::V4(target)).expect("connect a UDP socket");
+    socket.set_read_timeout(Some(LIMIT)).expect("set a read timeout");
+    socket
+}
