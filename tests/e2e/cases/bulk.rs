@@ -19,8 +19,18 @@ const TRANSFER: u64 = 1 << 30;
 const CONNECTIONS: usize = 10_000;
 
 pub fn list(cases: &mut Vec<Case>) {
-    add(cases, "bulk::gigabyte_each_way", &workers(), gigabyte_each_way);
-    add(cases, "bulk::ten_thousand_connections", &workers(), ten_thousand_connections);
+    add(
+        cases,
+        "bulk::gigabyte_each_way",
+        &workers(),
+        gigabyte_each_way,
+    );
+    add(
+        cases,
+        "bulk::ten_thousand_connections",
+        &workers(),
+        ten_thousand_connections,
+    );
 }
 
 /// Every byte arrives as it was sent, up and then down.
@@ -63,7 +73,10 @@ fn ten_thousand_connections(plan: &Plan) {
                 client
             })
             .collect();
-        assert!(slowest < tcp::NO_TIMER, "the slowest took {slowest:?} to connect");
+        assert!(
+            slowest < tcp::NO_TIMER,
+            "the slowest took {slowest:?} to connect"
+        );
         let mut servers = Vec::with_capacity(CONNECTIONS);
         let mut peers = std::collections::HashSet::new();
         // In waves, so that no queue on the way overflows by our own doing.
@@ -81,7 +94,10 @@ fn ten_thousand_connections(plan: &Plan) {
         assert_eq!(peers.len(), CONNECTIONS, "two connections share a tuple");
         let spread = tally(servers.iter().map(String::as_str));
         assert_eq!(spread.len(), 3, "{spread:?}");
-        let again: u32 = clients.iter().map(|c| tcp::info(c.stream()).retransmissions).sum();
+        let again: u32 = clients
+            .iter()
+            .map(|c| tcp::info(c.stream()).retransmissions)
+            .sum();
         assert_eq!(again, 0, "segments sent again");
     });
 }

@@ -21,7 +21,12 @@ use crate::harness::topology::Lab;
 pub fn list(cases: &mut Vec<Case>) {
     add(cases, "forward::http", &matrix(), http_requests);
     add(cases, "forward::udp", &matrix(), udp_requests);
-    add(cases, "forward::translates_both_ends", &both(), translates_both_ends);
+    add(
+        cases,
+        "forward::translates_both_ends",
+        &both(),
+        translates_both_ends,
+    );
     add(cases, "forward::endings", &workers(), endings);
 }
 
@@ -37,8 +42,17 @@ fn http_requests(plan: &Plan) {
             .map(|_| http::one_shot(plan.client(), web.vip()).expect("a one-shot request"))
             .collect();
         for answer in &answers {
-            assert!(plan.is_local(*answer.peer.ip()), "the server saw {}", answer.peer);
-            assert!(answer.elapsed < NO_TIMER, "{:?} from {}", answer.elapsed, answer.server);
+            assert!(
+                plan.is_local(*answer.peer.ip()),
+                "the server saw {}",
+                answer.peer
+            );
+            assert!(
+                answer.elapsed < NO_TIMER,
+                "{:?} from {}",
+                answer.elapsed,
+                answer.server
+            );
         }
         let spread = tally(answers.iter().map(|answer| answer.server.as_str()));
         check_spread(plan, &spread);
@@ -129,7 +143,13 @@ fn translates_both_ends(plan: &Plan) {
     assert_eq!(peers_of(&client, plan.client()), [VIP]);
     let gateway: Vec<_> = servers
         .iter()
-        .map(|s| if s.destination.port() == 80 { *s.source.ip() } else { *s.destination.ip() })
+        .map(|s| {
+            if s.destination.port() == 80 {
+                *s.source.ip()
+            } else {
+                *s.destination.ip()
+            }
+        })
         .collect();
     assert!(gateway.iter().all(|ip| plan.is_local(*ip)), "{gateway:?}");
     for segments in [&client, &servers] {
@@ -145,9 +165,13 @@ fn endings(plan: &Plan) {
     let lab = Lab::start(plan, std::slice::from_ref(&service));
     let (tell, told) = mpsc::channel::<&'static str>();
     // The first byte says how the server is to end the connection.
-    let _server = TcpServer::start(lab.server(0), service.servers[0].address, move |stream, _| {
-        tell.send(serve_ending(stream)).expect("the test listens");
-    });
+    let _server = TcpServer::start(
+        lab.server(0),
+        service.servers[0].address,
+        move |stream, _| {
+            tell.send(serve_ending(stream)).expect("the test listens");
+        },
+    );
     lab.client().run(move || {
         let connect = || -> TcpStream {
             let source = SocketAddrV4::new(plan.client(), 0);
@@ -181,8 +205,12 @@ fn endings(plan: &Plan) {
         let mut stream = connect();
         stream.write_all(b"w").expect("ask");
         let mut ready = [0];
-        stream.read_exact(&mut ready).expect("the server has the connection");
-        SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("set SO_LINGER");
+        stream
+            .read_exact(&mut ready)
+            .expect("the server has the connection");
+        SockRef::from(&stream)
+            .set_linger(Some(Duration::ZERO))
+            .expect("set SO_LINGER");
         drop(stream);
         assert_eq!(served(), "was reset");
     });
@@ -204,7 +232,9 @@ fn serve_ending(mut stream: &TcpStream) -> &'static str {
             "half"
         }
         b'r' => {
-            SockRef::from(stream).set_linger(Some(Duration::ZERO)).expect("set SO_LINGER");
+            SockRef::from(stream)
+                .set_linger(Some(Duration::ZERO))
+                .expect("set SO_LINGER");
             "reset"
         }
         _ => {

@@ -7,9 +7,7 @@ use std::os::fd::AsRawFd as _;
 use std::sync::mpsc;
 
 use nix::libc;
-use nix::sys::socket::{
-    ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, setsockopt, sockopt,
-};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, setsockopt, sockopt};
 use socket2::SockRef;
 
 use super::{add, both};
@@ -37,8 +35,18 @@ pub fn list(cases: &mut Vec<Case>) {
         };
         [plan(Kind::Kernel), plan(Kind::Fullgate)]
     };
-    add(cases, "icmp::path_mtu_to_the_server", &far(true), path_mtu_to_the_server);
-    add(cases, "icmp::path_mtu_to_the_client", &far(false), path_mtu_to_the_client);
+    add(
+        cases,
+        "icmp::path_mtu_to_the_server",
+        &far(true),
+        path_mtu_to_the_server,
+    );
+    add(
+        cases,
+        "icmp::path_mtu_to_the_client",
+        &far(false),
+        path_mtu_to_the_client,
+    );
 }
 
 /// The gateway answers for its own addresses on either side.
@@ -47,7 +55,11 @@ fn ping(plan: &Plan) {
     let lab = Lab::start(plan, &[web]);
     let check = |netns, target: Ipv4Addr| {
         let target = target.to_string();
-        let output = output_of(netns, "ping", &["-n", "-c", "3", "-i", "0.01", "-W", "2", &target]);
+        let output = output_of(
+            netns,
+            "ping",
+            &["-n", "-c", "3", "-i", "0.01", "-W", "2", &target],
+        );
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(text.contains(" 3 received, 0% packet loss"), "{text}");
         assert!(!text.contains("DUP!"), "{text}");
@@ -130,7 +142,10 @@ fn path_mtu_to_the_server(plan: &Plan) {
     lab.client().run(move || {
         let source = SocketAddrV4::new(plan.client(), 0);
         let mut stream = tcp::connect(source, service.vip()).expect("connect").stream;
-        assert!(tcp::info(&stream).path_mtu > NARROW_MTU, "nothing to discover");
+        assert!(
+            tcp::info(&stream).path_mtu > NARROW_MTU,
+            "nothing to discover"
+        );
         pattern::send(&stream, TRANSFER);
         stream.shutdown(Shutdown::Write).expect("close");
         assert_eq!(stream.read(&mut [0]).expect("the server's end"), 0);
@@ -153,6 +168,9 @@ fn path_mtu_to_the_client(plan: &Plan) {
         let source = SocketAddrV4::new(plan.client(), 0);
         let stream = tcp::connect(source, service.vip()).expect("connect").stream;
         assert_eq!(pattern::receive(&stream), TRANSFER);
-        assert_eq!(told.recv_timeout(tcp::LIMIT).expect("a path MTU"), NARROW_MTU);
+        assert_eq!(
+            told.recv_timeout(tcp::LIMIT).expect("a path MTU"),
+            NARROW_MTU
+        );
     });
 }

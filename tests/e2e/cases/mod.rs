@@ -79,7 +79,10 @@ fn both() -> Vec<Plan> {
 /// The default plan with one and with two workers; the kernel has no workers.
 fn workers() -> Vec<Plan> {
     let mut plans = both();
-    plans.push(Plan { workers: 2, ..Plan::new(Kind::Fullgate) });
+    plans.push(Plan {
+        workers: 2,
+        ..Plan::new(Kind::Fullgate)
+    });
     plans
 }
 
@@ -87,19 +90,41 @@ fn workers() -> Vec<Plan> {
 fn matrix() -> Vec<Plan> {
     let mut plans = workers();
     for kind in [Kind::Kernel, Kind::Fullgate] {
-        plans.push(Plan { layout: Layout::Apart, ..Plan::new(kind) });
-        plans.push(Plan { arms: Arms::One, ..Plan::new(kind) });
+        plans.push(Plan {
+            layout: Layout::Apart,
+            ..Plan::new(kind)
+        });
+        plans.push(Plan {
+            arms: Arms::One,
+            ..Plan::new(kind)
+        });
     }
-    plans.push(Plan { arms: Arms::One, workers: 2, ..Plan::new(Kind::Fullgate) });
-    plans.push(Plan { hugepages: true, ..Plan::new(Kind::Fullgate) });
-    plans.push(Plan { hugepages: true, workers: 2, ..Plan::new(Kind::Fullgate) });
+    plans.push(Plan {
+        arms: Arms::One,
+        workers: 2,
+        ..Plan::new(Kind::Fullgate)
+    });
+    plans.push(Plan {
+        hugepages: true,
+        ..Plan::new(Kind::Fullgate)
+    });
+    plans.push(Plan {
+        hugepages: true,
+        workers: 2,
+        ..Plan::new(Kind::Fullgate)
+    });
     plans
 }
 
 /// An nginx for every server of the service.
 fn start_nginx(lab: &Lab, service: &Service) -> Vec<Nginx> {
     let start = |(index, server): (usize, &crate::harness::plan::Server)| {
-        Nginx::start(lab.server(index), lab.directory(), &server.name, server.address)
+        Nginx::start(
+            lab.server(index),
+            lab.directory(),
+            &server.name,
+            server.address,
+        )
     };
     service.servers.iter().enumerate().map(start).collect()
 }

@@ -19,12 +19,35 @@ const CLIENTS: usize = 4;
 pub fn list(cases: &mut Vec<Case>) {
     let fullgate = [
         Plan::new(Kind::Fullgate),
-        Plan { workers: 2, ..Plan::new(Kind::Fullgate) },
+        Plan {
+            workers: 2,
+            ..Plan::new(Kind::Fullgate)
+        },
     ];
-    add(cases, "operate::reload_under_load", &both(), reload_under_load);
-    add(cases, "operate::hang_up_under_load", &fullgate, hang_up_under_load);
-    add(cases, "operate::server_under_load", &fullgate, server_under_load);
-    add(cases, "operate::service_under_load", &fullgate, service_under_load);
+    add(
+        cases,
+        "operate::reload_under_load",
+        &both(),
+        reload_under_load,
+    );
+    add(
+        cases,
+        "operate::hang_up_under_load",
+        &fullgate,
+        hang_up_under_load,
+    );
+    add(
+        cases,
+        "operate::server_under_load",
+        &fullgate,
+        server_under_load,
+    );
+    add(
+        cases,
+        "operate::service_under_load",
+        &fullgate,
+        service_under_load,
+    );
     add(cases, "operate::tables", &fullgate, tables);
     add(cases, "operate::stops_cleanly", &fullgate, stops_cleanly);
 }
@@ -38,10 +61,19 @@ fn check(plan: &Plan, outcome: &Outcome) {
         outcome.failures.len() + outcome.answers.len(),
         outcome.failures[0]
     );
-    let slow: Vec<Duration> =
-        outcome.answers.iter().map(|a| a.elapsed).filter(|&elapsed| elapsed >= NO_TIMER).collect();
+    let slow: Vec<Duration> = outcome
+        .answers
+        .iter()
+        .map(|a| a.elapsed)
+        .filter(|&elapsed| elapsed >= NO_TIMER)
+        .collect();
     assert!(slow.is_empty(), "slow requests: {slow:?}");
-    assert!(outcome.answers.iter().all(|answer| plan.is_local(*answer.peer.ip())));
+    assert!(
+        outcome
+            .answers
+            .iter()
+            .all(|answer| plan.is_local(*answer.peer.ip()))
+    );
 }
 
 /// A web service of two servers and a third that waits, and clients at it.
@@ -74,7 +106,9 @@ fn reload_under_load(plan: &Plan) {
 
     lab.gateway().apply(&[all.clone(), other.clone()]);
     wait_for_servers(&load, &["s0", "s1", "s2"]);
-    lab.client().run(|| http::one_shot(plan.client(), other.vip())).expect("the new service");
+    lab.client()
+        .run(|| http::one_shot(plan.client(), other.vip()))
+        .expect("the new service");
 
     let mut draining = all.clone();
     draining.servers[0].weight = 0;
@@ -128,9 +162,12 @@ fn server_under_load(plan: &Plan) {
     let load = Load::start(lab.client(), plan.client(), all.vip(), CLIENTS);
     wait_for_servers(&load, &["s0", "s1"]);
     let third = all.servers[2].address.to_string();
-    lab.fullgate().ctl(&["server", "add", "web", &third, "--name", "s2", "--weight", "1"]);
+    lab.fullgate().ctl(&[
+        "server", "add", "web", &third, "--name", "s2", "--weight", "1",
+    ]);
     wait_for_servers(&load, &["s0", "s1", "s2"]);
-    lab.fullgate().ctl(&["server", "edit", "web", "s0", "--weight", "0"]);
+    lab.fullgate()
+        .ctl(&["server", "edit", "web", "s0", "--weight", "0"]);
     wait_for_servers(&load, &["s1", "s2"]);
     lab.fullgate().ctl(&["server", "del", "web", "s0"]);
     load.progress(10);
@@ -147,11 +184,26 @@ fn service_under_load(plan: &Plan) {
     let _other = start_other(&lab, &other);
     let load = Load::start(lab.client(), plan.client(), all.vip(), CLIENTS);
     load.progress(5);
-    let (vip, server) = (other.vip().to_string(), other.servers[0].address.to_string());
+    let (vip, server) = (
+        other.vip().to_string(),
+        other.servers[0].address.to_string(),
+    );
     for _ in 0..3 {
-        lab.fullgate().ctl(&["service", "add", "other", "--vip", &vip, "--protocol", "tcp"]);
-        lab.fullgate().ctl(&["server", "add", "other", &server, "--name", "s0", "--weight", "1"]);
-        let answer = lab.client().run(|| http::one_shot(plan.client(), other.vip()));
+        lab.fullgate().ctl(&[
+            "service",
+            "add",
+            "other",
+            "--vip",
+            &vip,
+            "--protocol",
+            "tcp",
+        ]);
+        lab.fullgate().ctl(&[
+            "server", "add", "other", &server, "--name", "s0", "--weight", "1",
+        ]);
+        let answer = lab
+            .client()
+            .run(|| http::one_shot(plan.client(), other.vip()));
         let answer = answer.expect("the new service");
         assert!(answer.elapsed < NO_TIMER, "{:?}", answer.elapsed);
         lab.fullgate().ctl(&["service", "del", "other"]);
@@ -176,9 +228,22 @@ fn tables(plan: &Plan) {
     });
     let gateway = lab.fullgate();
     gateway.call("ping", json!({})).expect("the ping method");
-    gateway.call("no-such-method", json!({})).expect_err("an unknown method");
-    for table in ["services", "connections", "workers", "ports", "drops", "pools", "neighbors"] {
-        assert!(gateway.ctl(&["show", table]).lines().count() > 1, "show {table}");
+    gateway
+        .call("no-such-method", json!({}))
+        .expect_err("an unknown method");
+    for table in [
+        "services",
+        "connections",
+        "workers",
+        "ports",
+        "drops",
+        "pools",
+        "neighbors",
+    ] {
+        assert!(
+            gateway.ctl(&["show", table]).lines().count() > 1,
+            "show {table}"
+        );
         let value = gateway.show(table);
         assert!(value.is_array() || value.is_object(), "{table}: {value}");
     }
@@ -189,7 +254,10 @@ fn tables(plan: &Plan) {
     let connections = gateway.ctl(&["show", "connections"]);
     for client in &held {
         let port = client.stream().local_addr().expect("an address").port();
-        assert!(connections.contains(&format!("10.1.0.2:{port}")), "{port} in\n{connections}");
+        assert!(
+            connections.contains(&format!("10.1.0.2:{port}")),
+            "{port} in\n{connections}"
+        );
     }
     assert!(!gateway.try_ctl(&["show", "nonsense"]).status.success());
 }
@@ -199,10 +267,25 @@ fn stops_cleanly(plan: &Plan) {
     let (all, _) = web(plan);
     let mut lab = Lab::start(plan, std::slice::from_ref(&all));
     let _servers = start_nginx(&lab, &all);
-    lab.client().run(|| http::one_shot(plan.client(), all.vip())).expect("a request");
+    lab.client()
+        .run(|| http::one_shot(plan.client(), all.vip()))
+        .expect("a request");
     let status = lab.fullgate().terminate();
-    assert_eq!(status.code(), Some(0), "{status}:\n{}", lab.fullgate().output());
-    assert!(!lab.fullgate().config().socket.exists(), "the admin socket is still there");
-    let device = lab.client().run(|| std::fs::read_to_string("/proc/thread-self/net/dev"));
-    assert!(!device.expect("a list of devices").contains("fg0:"), "the port is still there");
+    assert_eq!(
+        status.code(),
+        Some(0),
+        "{status}:\n{}",
+        lab.fullgate().output()
+    );
+    assert!(
+        !lab.fullgate().config().socket.exists(),
+        "the admin socket is still there"
+    );
+    let device = lab
+        .client()
+        .run(|| std::fs::read_to_string("/proc/thread-self/net/dev"));
+    assert!(
+        !device.expect("a list of devices").contains("fg0:"),
+        "the port is still there"
+    );
 }

@@ -21,11 +21,31 @@ const LIMIT: Duration = Duration::from_secs(20);
 pub fn list(cases: &mut Vec<Case>) {
     let mut fullgate = both();
     fullgate.retain(|plan| plan.kind == Kind::Fullgate);
-    add(cases, "startup::wrong_configurations", &fullgate, wrong_configurations);
+    add(
+        cases,
+        "startup::wrong_configurations",
+        &fullgate,
+        wrong_configurations,
+    );
     add(cases, "startup::without_rights", &fullgate, without_rights);
-    add(cases, "startup::without_hugepages", &fullgate, without_hugepages);
-    add(cases, "startup::without_the_nic", &fullgate, without_the_nic);
-    add(cases, "startup::second_instance", &fullgate, second_instance);
+    add(
+        cases,
+        "startup::without_hugepages",
+        &fullgate,
+        without_hugepages,
+    );
+    add(
+        cases,
+        "startup::without_the_nic",
+        &fullgate,
+        without_the_nic,
+    );
+    add(
+        cases,
+        "startup::second_instance",
+        &fullgate,
+        second_instance,
+    );
 }
 
 /// A configuration nobody has started yet, with namespaces for its ports.
@@ -45,12 +65,23 @@ impl Unstarted {
             .expect("make a temporary directory");
         let namespaces = [Netns::new(&unique, "cl"), Netns::new(&unique, "sv")];
         let ports = [
-            Attachment { netns: &namespaces[0], device: "fg0" },
-            Attachment { netns: &namespaces[1], device: "fg1" },
+            Attachment {
+                netns: &namespaces[0],
+                device: "fg0",
+            },
+            Attachment {
+                netns: &namespaces[1],
+                device: "fg1",
+            },
         ];
         let config = Config::new(&unique, directory.path(), plan, &ports);
         let text = config.text(&[Service::new(plan, "web", Protocol::Tcp, 80, &[1, 1])]);
-        Self { config, text, directory, _namespaces: namespaces }
+        Self {
+            config,
+            text,
+            directory,
+            _namespaces: namespaces,
+        }
     }
 
     /// The configuration with `from` replaced, which must be in it.
@@ -83,7 +114,10 @@ fn refusal_of(file: &Path, directory: &Path, prefix: &[&str]) -> String {
         child.try_wait().expect("look at fullgate")
     });
     let said = fs::read_to_string(&log).expect("read the log file");
-    assert!(status.code().is_some_and(|code| code != 0), "{status}:\n{said}");
+    assert!(
+        status.code().is_some_and(|code| code != 0),
+        "{status}:\n{said}"
+    );
     assert_eq!(said.lines().count(), 1, "not one line:\n{said}");
     said
 }
@@ -92,11 +126,31 @@ fn refusal_of(file: &Path, directory: &Path, prefix: &[&str]) -> String {
 fn wrong_configurations(plan: &Plan) {
     let unstarted = Unstarted::new(plan);
     let rows = [
-        ("an unknown key", "scheduler = \"wrr\"", "shceduler = \"wrr\"", "shceduler"),
+        (
+            "an unknown key",
+            "scheduler = \"wrr\"",
+            "shceduler = \"wrr\"",
+            "shceduler",
+        ),
         ("no TOML", "[runtime]", "[runtime", "line 1"),
-        ("a wrong type", "workers = 1", "workers = \"one\"", "workers"),
-        ("an address that is none", "10.1.0.100:80", "10.1.0.300:80", "10.1.0.300"),
-        ("no servers' protocol", "protocol = \"tcp\"", "protocol = \"sctp\"", "sctp"),
+        (
+            "a wrong type",
+            "workers = 1",
+            "workers = \"one\"",
+            "workers",
+        ),
+        (
+            "an address that is none",
+            "10.1.0.100:80",
+            "10.1.0.300:80",
+            "10.1.0.300",
+        ),
+        (
+            "no servers' protocol",
+            "protocol = \"tcp\"",
+            "protocol = \"sctp\"",
+            "sctp",
+        ),
         ("one name twice", "name = \"s1\"", "name = \"s0\"", "s0"),
         ("no prefix", "10.2.0.1/24", "10.2.0.1/33", "10.2.0.1/33"),
     ];
@@ -121,7 +175,9 @@ fn without_rights(plan: &Plan) {
         fs::set_permissions(path, mode).expect("open it to others");
     }
     let line = unstarted.refusal(&unstarted.text, &nobody);
-    let understood = ["root", "CAP_", "permission"].iter().any(|word| line.contains(word));
+    let understood = ["root", "CAP_", "permission"]
+        .iter()
+        .any(|word| line.contains(word));
     assert!(understood, "says nothing about rights: {line}");
 }
 
@@ -131,7 +187,10 @@ fn without_hugepages(plan: &Plan) {
         panic!("this machine has hugepages reserved; release them to run this case");
     }
     let unstarted = Unstarted::new(plan);
-    let line = unstarted.refusal(&unstarted.replaced("hugepages = false", "hugepages = true"), &[]);
+    let line = unstarted.refusal(
+        &unstarted.replaced("hugepages = false", "hugepages = true"),
+        &[],
+    );
     assert!(line.to_lowercase().contains("hugepages"), "{line}");
 }
 

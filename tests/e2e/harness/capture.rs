@@ -3,14 +3,16 @@
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use nix::sys::signal::Signal;
 use pcap_file::pcap::PcapReader;
 
 use super::netns::Netns;
-use super::process::{Process, until};
+use super::process::Process;
+use super::tcp::LIMIT;
 
 /// A running tcpdump.
 pub struct Capture {
@@ -37,26 +39,37 @@ impl Capture {
     pub fn start(netns: &Netns, directory: &Path, device: &str) -> Self {
         let name = format!("tcpdump-{}-{device}", netns.name());
         let file = directory.join(format!("{name}.pcap"));
-        let arguments: Vec<&str> =
-            "--immediate-mode -U -n -Z root -s 128 -i".split(' ').chain([device, "-w"]).collect();
+        let arguments: Vec<&str> = "--immediate-mode -U -n -Z root -i"
+            .split(' ')
+            .chain([device, "-w"])
+            .collect();
         let mut arguments: Vec<&std::ffi::OsStr> =
             arguments.iter().map(std::ffi::OsStr::new).collect();
         arguments.extend([file.as_os_str(), "ip".as_ref()]);
         let mut process = Process::start(Some(netns), directory, &name, "tcpdump", &arguments);
         let log = directory.join(format!("{name}.log"));
-        process.until(Duration::from_secs(10), || {
-            std::fs::read_to_string(&log).ok()?.contains("listening on").then_some(())
+        process.until(LIMIT, || {
+            std::fs::read_to_string(&log)
+                .ok()?
+                .contains("listening on")
+                .then_some(())
         });
         Self { process, file }
     }
 
     /// Stops as soon as `complete` says that everything awaited was captured.
     pub fn stop_when(mut self, complete: impl Fn(&[Segment]) -> bool) -> Vec<Segment> {
-        until(Duration::from_secs(10), "the captured packets", || {
-            complete(&read(&self.file)).then_some(())
-        });
+        let deadline = Instant::now() + LIMIT;
+        while !complete(&read(&self.file)) {
+            assert!(
+                Instant::now() < deadline,
+                "incomplete: {:#?}",
+                read(&self.file)
+            );
+            thread::sleep(Duration::from_millis(2));
+        }
         self.process.signal(Signal::SIGTERM);
-        self.process.ended(Duration::from_secs(10));
+        self.process.ended(LIMIT);
         read(&self.file)
     }
 }
@@ -75,9 +88,8 @@ fn read(file: &Path) -> Vec<Segment> {
 }
 
 fn segment(frame: &[u8]) -> Option<Segment> {
-    // Lax: the capture is cut after the headers.
-    let packet = LaxSlicedPacket::from_ethernet(frame).ok()?;
-    let Some(LaxNetSlice::Ipv4(ip)) = &packet.net else {
+    let packet = SlicedPacket::from_ethernet(frame).ok()?;
+    let Some(NetSlice::Ipv4(ip)) = &packet.net else {
         return None;
     };
     let Some(TransportSlice::Tcp(tcp)) = &packet.transport else {

@@ -29,11 +29,17 @@ impl TcpServer {
         let listener = netns.listen(address);
         let connections = Arc::new(Mutex::new(Vec::new()));
         let accepting = thread::spawn({
-            let listener = listener.try_clone().expect("a second handle of the listener");
+            let listener = listener
+                .try_clone()
+                .expect("a second handle of the listener");
             let connections = Arc::clone(&connections);
             move || accept(&listener, &connections, &serve)
         });
-        Self { listener, accepting: Some(accepting), connections }
+        Self {
+            listener,
+            accepting: Some(accepting),
+            connections,
+        }
     }
 }
 
@@ -45,7 +51,10 @@ fn accept(
     thread::scope(|scope| {
         while let Ok((stream, SocketAddr::V4(peer))) = listener.accept() {
             let stream = Arc::new(stream);
-            connections.lock().expect("no handler holds the lock").push(Arc::downgrade(&stream));
+            connections
+                .lock()
+                .expect("no handler holds the lock")
+                .push(Arc::downgrade(&stream));
             scope.spawn(move || serve(&stream, peer));
         }
     });
@@ -75,7 +84,9 @@ pub struct UdpServer {
 impl UdpServer {
     pub fn start(netns: &Netns, address: SocketAddrV4, name: &str) -> Self {
         let socket = netns.udp(address);
-        socket.set_read_timeout(Some(Duration::from_millis(20))).expect("set a read timeout");
+        socket
+            .set_read_timeout(Some(Duration::from_millis(20)))
+            .expect("set a read timeout");
         let stop = Arc::new(AtomicBool::new(false));
         let thread = thread::spawn({
             let stop = Arc::clone(&stop);
@@ -93,7 +104,10 @@ impl UdpServer {
                 }
             }
         });
-        Self { stop, thread: Some(thread) }
+        Self {
+            stop,
+            thread: Some(thread),
+        }
     }
 }
 

@@ -65,9 +65,16 @@ impl Config {
             }
         }
         let (first, last) = plan.locals();
-        write!(head, "\n[[pool]]\nname = \"default\"\naddresses = [\"{first}-{last}\"]\n")
-            .expect("write to a string");
-        Self { head, file: directory.join("fullgate.toml"), socket }
+        write!(
+            head,
+            "\n[[pool]]\nname = \"default\"\naddresses = [\"{first}-{last}\"]\n"
+        )
+        .expect("write to a string");
+        Self {
+            head,
+            file: directory.join("fullgate.toml"),
+            socket,
+        }
     }
 
     /// The whole file.
@@ -199,7 +206,9 @@ fn call(socket: &Path, method: &str, parameters: Value) -> Result<Value, String>
     let mut stream = UnixStream::connect(socket).map_err(text)?;
     stream.set_read_timeout(Some(STOP_LIMIT)).map_err(text)?;
     let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": parameters});
-    stream.write_all(format!("{request}\n").as_bytes()).map_err(text)?;
+    stream
+        .write_all(format!("{request}\n").as_bytes())
+        .map_err(text)?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line).map_err(text)?;
     let mut response: Value = serde_json::from_str(&line).map_err(|error| error.to_string())?;

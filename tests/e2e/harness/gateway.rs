@@ -57,7 +57,10 @@ impl KernelNat {
             commands.push("route add 10.3.0.0/24 via 10.2.0.254".to_owned());
         }
         netns.ip(&commands);
-        Self { plan: plan.clone(), netns }
+        Self {
+            plan: plan.clone(),
+            netns,
+        }
     }
 }
 

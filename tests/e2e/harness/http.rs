@@ -77,10 +77,16 @@ impl Client {
         self.reader.read_exact(&mut body)?;
         let elapsed = sent.elapsed();
         let text = String::from_utf8_lossy(&body);
-        let (server, peer) =
-            text.trim_end().split_once(' ').ok_or_else(|| invalid("body is not ours"))?;
+        let (server, peer) = text
+            .trim_end()
+            .split_once(' ')
+            .ok_or_else(|| invalid("body is not ours"))?;
         let peer = peer.parse().map_err(|_| invalid("peer is no address"))?;
-        Ok(Answer { server: server.to_owned(), peer, elapsed })
+        Ok(Answer {
+            server: server.to_owned(),
+            peer,
+            elapsed,
+        })
     }
 
     /// One request and its answer.
@@ -94,7 +100,10 @@ impl Client {
     pub fn expect_end(mut self) -> io::Result<()> {
         match self.reader.read(&mut [0])? {
             0 => Ok(()),
-            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "more than the answer")),
+            _ => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "more than the answer",
+            )),
         }
     }
 }
@@ -134,7 +143,10 @@ pub struct Outcome {
 impl Load {
     pub fn start(netns: &Netns, source: Ipv4Addr, target: SocketAddrV4, clients: usize) -> Self {
         let finished = (0..clients).map(|_| AtomicU64::new(0)).collect();
-        let shared = Arc::new(Shared { finished, ..Shared::default() });
+        let shared = Arc::new(Shared {
+            finished,
+            ..Shared::default()
+        });
         let start = Instant::now();
         let threads = (0..clients)
             .map(|index| {
@@ -146,7 +158,9 @@ impl Load {
                         match answer {
                             Ok(answer) => outcome.answers.push(answer),
                             Err(error) => {
-                                outcome.failures.push(format!("{:?}: {error}", start.elapsed()));
+                                outcome
+                                    .failures
+                                    .push(format!("{:?}: {error}", start.elapsed()));
                             }
                         }
                         shared.finished[index].fetch_add(1, Ordering::Relaxed);
@@ -160,17 +174,29 @@ impl Load {
     /// Waits until every client has finished `requests` more requests: all that
     /// were under way are over then.
     pub fn progress(&self, requests: u64) {
-        let counts = || self.shared.finished.iter().map(|count| count.load(Ordering::Relaxed));
+        let counts = || {
+            self.shared
+                .finished
+                .iter()
+                .map(|count| count.load(Ordering::Relaxed))
+        };
         let goals: Vec<u64> = counts().map(|count| count + requests).collect();
         until(tcp::LIMIT, "progress of the load", || {
-            counts().zip(&goals).all(|(count, &goal)| count >= goal).then_some(())
+            counts()
+                .zip(&goals)
+                .all(|(count, &goal)| count >= goal)
+                .then_some(())
         });
     }
 
     /// Servers that have answered since the last call, each once.
     pub fn servers_seen(&self) -> Vec<String> {
         let mut outcome = self.shared.outcome.lock().expect("nobody panics in it");
-        let mut names: Vec<String> = outcome.answers.drain(..).map(|answer| answer.server).collect();
+        let mut names: Vec<String> = outcome
+            .answers
+            .drain(..)
+            .map(|answer| answer.server)
+            .collect();
         names.sort();
         names.dedup();
         names

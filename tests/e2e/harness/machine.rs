@@ -22,7 +22,9 @@ impl Need {
     pub fn missing(self) -> Option<String> {
         match self {
             Self::Root => (!geteuid().is_root()).then(|| "not root".to_owned()),
-            Self::Tun => (!Path::new("/dev/net/tun").exists()).then(|| "no /dev/net/tun".to_owned()),
+            Self::Tun => {
+                (!Path::new("/dev/net/tun").exists()).then(|| "no /dev/net/tun".to_owned())
+            }
             Self::Hugepages => {
                 if !geteuid().is_root() {
                     return Some("not root".to_owned());
@@ -32,7 +34,9 @@ impl Need {
             }
             Self::Tool(name) => {
                 let path = std::env::var("PATH").unwrap_or_default();
-                let found = path.split(':').any(|part| Path::new(part).join(name).exists());
+                let found = path
+                    .split(':')
+                    .any(|part| Path::new(part).join(name).exists());
                 (!found).then(|| format!("no {name}"))
             }
         }
@@ -51,7 +55,10 @@ impl Hugepages {
         let before = read();
         // What the kernel could not give shows in the count read back.
         let _ = fs::write(HUGEPAGES, (before + count).to_string());
-        Self { before, available: read().saturating_sub(before) }
+        Self {
+            before,
+            available: read().saturating_sub(before),
+        }
     }
 }
 
@@ -63,7 +70,10 @@ impl Drop for Hugepages {
 
 /// Hugepages of the default size there are.
 pub fn read() -> u64 {
-    fs::read_to_string(HUGEPAGES).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    fs::read_to_string(HUGEPAGES)
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0)
 }
 
 /// Lets this process and its children open as many files as it may.

@@ -50,7 +50,9 @@ impl Netns {
                 enter(&self.name);
                 job()
             });
-            inside.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
+            inside
+                .join()
+                .unwrap_or_else(|panic| panic::resume_unwind(panic))
         })
     }
 
@@ -77,7 +79,9 @@ impl Netns {
             .expect("start ip");
         let lines: Vec<&str> = commands.iter().map(AsRef::as_ref).collect();
         let mut stdin = child.stdin.take().expect("piped stdin");
-        stdin.write_all(lines.join("\n").as_bytes()).expect("write to ip");
+        stdin
+            .write_all(lines.join("\n").as_bytes())
+            .expect("write to ip");
         drop(stdin);
         let output = child.wait_with_output().expect("wait for ip");
         assert!(
@@ -153,7 +157,9 @@ pub fn sweep() {
     };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = name.strip_prefix("fg-").and_then(|rest| rest.split('-').next());
+        let pid = name
+            .strip_prefix("fg-")
+            .and_then(|rest| rest.split('-').next());
         let Some(pid) = pid.and_then(|pid| pid.parse::<u32>().ok()) else {
             continue;
         };

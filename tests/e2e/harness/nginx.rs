@@ -39,9 +39,19 @@ impl Nginx {
         );
         let file = prefix.join("nginx.conf");
         fs::write(&file, configuration).expect("write nginx's configuration");
-        let arguments = ["-p".as_ref(), prefix.as_os_str(), "-c".as_ref(), file.as_os_str()];
-        let mut process =
-            Process::start(Some(netns), directory, &format!("nginx-{name}"), "nginx", &arguments);
+        let arguments = [
+            "-p".as_ref(),
+            prefix.as_os_str(),
+            "-c".as_ref(),
+            file.as_os_str(),
+        ];
+        let mut process = Process::start(
+            Some(netns),
+            directory,
+            &format!("nginx-{name}"),
+            "nginx",
+            &arguments,
+        );
         process.until(Duration::from_secs(10), || {
             netns.run(|| TcpStream::connect(address)).ok()
         });

@@ -80,7 +80,12 @@ impl Service {
             weight,
         };
         let servers = weights.iter().enumerate().map(server).collect();
-        Self { name: name.to_owned(), protocol, port, servers }
+        Self {
+            name: name.to_owned(),
+            protocol,
+            port,
+            servers,
+        }
     }
 
     /// Where clients connect to.

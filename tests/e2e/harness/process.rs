@@ -54,8 +54,14 @@ impl Process {
         command.stdin(Stdio::null());
         command.stdout(file.try_clone().expect("a second handle of the log file"));
         command.stderr(file);
-        let child = command.spawn().unwrap_or_else(|error| panic!("start {name}: {error}"));
-        Self { child, name: name.to_owned(), output }
+        let child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("start {name}: {error}"));
+        Self {
+            child,
+            name: name.to_owned(),
+            output,
+        }
     }
 
     /// What the process has written so far.
@@ -72,9 +78,19 @@ impl Process {
                 return value;
             }
             let ended = self.child.try_wait().expect("look at the child");
-            assert!(ended.is_none(), "{} ended ({ended:?}):\n{}", self.name, self.output());
+            assert!(
+                ended.is_none(),
+                "{} ended ({ended:?}):\n{}",
+                self.name,
+                self.output()
+            );
             let in_time = Instant::now() < deadline;
-            assert!(in_time, "{} not ready within {limit:?}:\n{}", self.name, self.output());
+            assert!(
+                in_time,
+                "{} not ready within {limit:?}:\n{}",
+                self.name,
+                self.output()
+            );
             thread::sleep(Duration::from_millis(2));
         }
     }

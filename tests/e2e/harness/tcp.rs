@@ -10,7 +10,13 @@ use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use nix::{getsockopt_impl, libc, sockopt_impl};
 use socket2::{Domain, Protocol, Socket, Type};
 
-sockopt_impl!(TcpInfo, GetOnly, libc::IPPROTO_TCP, libc::TCP_INFO, libc::tcp_info);
+sockopt_impl!(
+    TcpInfo,
+    GetOnly,
+    libc::IPPROTO_TCP,
+    libc::TCP_INFO,
+    libc::tcp_info
+);
 
 /// No exchange over these networks takes longer unless something is broken.
 pub const LIMIT: Duration = Duration::from_secs(20);
@@ -56,14 +62,21 @@ pub fn connect(source: SocketAddrV4, target: SocketAddrV4) -> io::Result<Connect
 /// The kernel's view of `stream`.
 pub fn info(stream: &impl AsFd) -> Info {
     let info: libc::tcp_info = getsockopt(stream, TcpInfo).expect("TCP_INFO");
-    Info { retransmissions: info.tcpi_total_retrans, path_mtu: info.tcpi_pmtu }
+    Info {
+        retransmissions: info.tcpi_total_retrans,
+        path_mtu: info.tcpi_pmtu,
+    }
 }
 
 /// A UDP socket connected to `target`, with a read timeout, in the namespace of
 /// the calling thread.
 pub fn udp(source: Ipv4Addr, target: SocketAddrV4) -> UdpSocket {
     let socket = UdpSocket::bind(SocketAddrV4::new(source, 0)).expect("bind a UDP socket");
-    socket.connect(SocketAddr::V4(target)).expect("connect a UDP socket");
-    socket.set_read_timeout(Some(LIMIT)).expect("set a read timeout");
+    socket
+        .connect(SocketAddr::V4(target))
+        .expect("connect a UDP socket");
+    socket
+        .set_read_timeout(Some(LIMIT))
+        .expect("set a read timeout");
     socket
 }

@@ -57,7 +57,11 @@ impl Lab {
         };
         drop(ports);
         network.attach();
-        Self { gateway, network, directory }
+        Self {
+            gateway,
+            network,
+            directory,
+        }
     }
 
     pub fn client(&self) -> &Netns {
@@ -67,7 +71,11 @@ impl Lab {
     /// The namespace of real server `index`.
     pub fn server(&self, index: usize) -> &Netns {
         let servers = &self.network.servers;
-        if servers.len() == 1 { &servers[0] } else { &servers[index] }
+        if servers.len() == 1 {
+            &servers[0]
+        } else {
+            &servers[index]
+        }
     }
 
     /// Where the processes of this lab keep their files.
@@ -113,12 +121,20 @@ impl Network {
         let client = Netns::new(unique, "cl");
         let apart = plan.arms == Arms::One || plan.layout == Layout::Apart;
         let servers: Vec<Netns> = if apart {
-            (0..plan.servers).map(|index| Netns::new(unique, &format!("s{index}"))).collect()
+            (0..plan.servers)
+                .map(|index| Netns::new(unique, &format!("s{index}")))
+                .collect()
         } else {
             vec![Netns::new(unique, "sv")]
         };
-        assert!(!apart || !(plan.far_client || plan.far_server), "far sides: servers together");
-        assert!(!plan.far_server || plan.servers == 1, "a far side has one server");
+        assert!(
+            !apart || !(plan.far_client || plan.far_server),
+            "far sides: servers together"
+        );
+        assert!(
+            !plan.far_server || plan.servers == 1,
+            "a far side has one server"
+        );
         let switch = apart.then(|| switch(unique));
         let client_routers = plan.far_client.then(|| {
             let routers = Routers::new(unique, "c");
@@ -131,7 +147,14 @@ impl Network {
             routers
         });
         let plan = plan.clone();
-        Self { plan, client, servers, switch, client_routers, server_routers }
+        Self {
+            plan,
+            client,
+            servers,
+            switch,
+            client_routers,
+            server_routers,
+        }
     }
 
     /// Where the gateway's ports come out.
@@ -139,13 +162,22 @@ impl Network {
         let switch = self.switch.as_ref();
         if self.plan.arms == Arms::One {
             let netns = switch.expect("one arm has a switch");
-            return vec![Attachment { netns, device: "fg0" }];
+            return vec![Attachment {
+                netns,
+                device: "fg0",
+            }];
         }
         let client_router = self.client_routers.as_ref().map(|routers| &routers.near);
         let server_router = self.server_routers.as_ref().map(|routers| &routers.near);
         vec![
-            Attachment { netns: client_router.unwrap_or(&self.client), device: "fg0" },
-            Attachment { netns: server_router.or(switch).unwrap_or(&self.servers[0]), device: "fg1" },
+            Attachment {
+                netns: client_router.unwrap_or(&self.client),
+                device: "fg0",
+            },
+            Attachment {
+                netns: server_router.or(switch).unwrap_or(&self.servers[0]),
+                device: "fg1",
+            },
         ]
     }
 
@@ -161,10 +193,19 @@ impl Network {
             ]);
         }
         if let Some(switch) = &self.switch {
-            let device = if self.plan.arms == Arms::One { "fg0" } else { "fg1" };
+            let device = if self.plan.arms == Arms::One {
+                "fg0"
+            } else {
+                "fg1"
+            };
             switch.ip(&[format!("link set {device} master br0")]);
             for (index, server) in self.servers.iter().enumerate() {
-                plug(switch, &format!("s{index}"), server, self.plan.server(index));
+                plug(
+                    switch,
+                    &format!("s{index}"),
+                    server,
+                    self.plan.server(index),
+                );
             }
         }
         match (self.plan.arms, &self.client_routers) {
@@ -173,7 +214,8 @@ impl Network {
                 plug(switch, "cl", &self.client, self.plan.client());
             }
             (Arms::Two, None) => {
-                self.client.ip(&[format!("addr add {}/24 dev fg0", self.plan.client())]);
+                self.client
+                    .ip(&[format!("addr add {}/24 dev fg0", self.plan.client())]);
                 self.client.ip(&["route add default via 10.1.0.1"]);
             }
             (Arms::Two, Some(routers)) => {
