@@ -2,5 +2,12 @@
 //! allocate, block and log; it talks to workers by message only.
 #![deny(unsafe_code)]
 
+pub mod api;
+pub mod cli;
 pub mod config;
+
+pub mod lock;
+pub mod management;
+pub mod rpc;
+pub mod socket;
 pub mod state;

@@ -22,8 +22,10 @@ pub enum Command {
     Apply(Box<Update>),
     /// A MAC address another worker learned.
     Neighbor(Learned),
-    /// Copy matching connections out.
+    /// Copy matching connections out. At most one is with a worker at a time.
     Scan(Box<Scan>),
+    /// Copy the use of port sets out. At most one is with a worker at a time.
+    Pools(Box<PoolScan>),
     /// Leave the loop.
     Stop,
 }
@@ -69,6 +71,42 @@ pub struct Scan {
     pub now: Millis,
 }
 
+/// A copy of how many local ports are in use. The worker looks at a few dozen
+/// sets between bursts.
+#[derive(Debug)]
+pub struct PoolScan {
+    /// Which sets; those the worker does not have are passed over.
+    pub wanted: Vec<SetIx>,
+    /// Those found, in the order of `wanted`; has room for all of them.
+    pub found: Vec<SetUse>,
+    /// Next of `wanted` to look at; begins at 0.
+    pub cursor: usize,
+}
+
+impl PoolScan {
+    /// A scan of these sets.
+    pub fn new(wanted: Vec<SetIx>) -> Self {
+        Self {
+            found: Vec::with_capacity(wanted.len()),
+            wanted,
+            cursor: 0,
+        }
+    }
+}
+
+/// The local ports of one set of one worker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SetUse {
+    /// The set.
+    pub set: SetIx,
+    /// Ports in all.
+    pub capacity: u32,
+    /// Ports of connections that go on.
+    pub used: u32,
+    /// Ports of connections that are over.
+    pub resting: u32,
+}
+
 /// A condition on connections; absent parts match everything.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Filter {
@@ -110,6 +148,8 @@ pub enum Reply {
     Applied(Box<Update>),
     /// The scan is complete.
     Scanned(Box<Scan>),
+    /// The scan of port sets is complete.
+    Pools(Box<PoolScan>),
     /// A MAC address was learned or lost.
     Neighbor(Learned),
     /// A real server answered a SYN with RST or not in time.

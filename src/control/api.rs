@@ -1,0 +1,237 @@
+//! The results of the admin methods, as the daemon writes and `fullgatectl`
+//! reads them. Fields are only ever added; `docs/admin.md` describes them.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use serde::{Deserialize, Serialize};
+
+/// `version`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Version {
+    pub version: String,
+    pub pid: u32,
+    pub uptime_ms: u64,
+}
+
+/// `services.list`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Services {
+    pub services: Vec<Service>,
+}
+
+/// A service with its real servers; counts are sums over the workers.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Service {
+    pub name: String,
+    pub vip: SocketAddrV4,
+    pub protocol: String,
+    pub scheduler: String,
+    pub no_server: u64,
+    pub no_local_port: u64,
+    pub table_full: u64,
+    pub unknown_flow: u64,
+    pub syn_moved: u64,
+    pub idled_out: u64,
+    pub servers: Vec<Server>,
+}
+
+/// A real server. Bytes are IP bytes.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Server {
+    pub name: String,
+    pub address: SocketAddrV4,
+    pub weight: u32,
+    pub state: String,
+    pub active: u64,
+    pub inactive: u64,
+    pub connections: u64,
+    pub in_packets: u64,
+    pub out_packets: u64,
+    pub in_bytes: u64,
+    pub out_bytes: u64,
+    pub failures: u64,
+}
+
+/// `connections.list`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Connections {
+    pub connections: Vec<Connection>,
+    /// There may be more than the limit let through.
+    pub truncated: bool,
+}
+
+/// One connection.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Connection {
+    pub protocol: String,
+    pub state: String,
+    pub client: SocketAddrV4,
+    pub vip: SocketAddrV4,
+    pub local: SocketAddrV4,
+    pub server: SocketAddrV4,
+    /// `None` where the service or server left the configuration.
+    pub service: Option<String>,
+    pub server_name: Option<String>,
+    pub worker: u8,
+    pub age_ms: u64,
+    pub idle_ms: u64,
+    /// Until the idle timeout; `None` where the service left the configuration.
+    pub expires_ms: Option<u64>,
+    pub flags: Vec<String>,
+}
+
+/// `workers.list`.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Workers {
+    /// When the counters were read, since start.
+    pub uptime_ms: u64,
+    pub workers: Vec<Worker>,
+}
+
+/// One worker's counters.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Worker {
+    pub worker: u8,
+    pub connections: u64,
+    pub half_open: u64,
+    pub generation: u64,
+    pub rx_packets: u64,
+    pub tx_packets: u64,
+    pub handed_over: u64,
+    pub pending: u64,
+    pub held_syns: u64,
+    pub polls: u64,
+    pub busy_polls: u64,
+    pub cycles: u64,
+    pub busy_cycles: u64,
+}
+
+/// `ports.list`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Ports {
+    pub ports: Vec<Port>,
+}
+
+/// A port: what the driver says and what the workers counted.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Port {
+    pub name: String,
+    pub driver: String,
+    pub link_up: bool,
+    /// `None` where the driver does not know.
+    pub speed_mbps: Option<u32>,
+    pub mac: String,
+    pub mtu: u16,
+    pub addresses: Vec<String>,
+    pub gateway: Option<Ipv4Addr>,
+    /// `rss` or `software`.
+    pub steering: String,
+    pub rx_packets: u64,
+    pub rx_bytes: u64,
+    pub tx_packets: u64,
+    pub tx_bytes: u64,
+    /// Lost in the NIC for want of a free receive descriptor.
+    pub rx_missed: u64,
+    pub rx_errors: u64,
+    /// Lost in the driver for want of a buffer.
+    pub rx_no_buffer: u64,
+    pub tx_errors: u64,
+}
+
+/// `drops.list`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Drops {
+    pub drops: Vec<Drop>,
+    pub events: Vec<Event>,
+}
+
+/// A reason for dropping packets.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Drop {
+    pub reason: String,
+    pub count: u64,
+    pub per_worker: Vec<u64>,
+    pub meaning: String,
+    pub remedy: String,
+}
+
+/// Something the gateway did.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Event {
+    pub event: String,
+    pub count: u64,
+    pub per_worker: Vec<u64>,
+    pub meaning: String,
+}
+
+/// `pools.list`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Pools {
+    pub pools: Vec<Pool>,
+}
+
+/// A pool of local addresses.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Pool {
+    pub name: String,
+    pub addresses: Vec<PoolAddress>,
+}
+
+/// A local address, with its ports towards each real server.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PoolAddress {
+    pub address: Ipv4Addr,
+    pub servers: Vec<PoolUse>,
+}
+
+/// The local ports of one local address towards one real server.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PoolUse {
+    pub server: SocketAddrV4,
+    pub protocol: String,
+    pub capacity: u64,
+    pub used: u64,
+    pub resting: u64,
+    pub free: u64,
+}
+
+/// `neighbors.list`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Neighbors {
+    pub neighbors: Vec<Neighbor>,
+}
+
+/// A next hop.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Neighbor {
+    pub port: String,
+    pub address: Ipv4Addr,
+    /// `None` when it stopped answering.
+    pub mac: Option<String>,
+    /// Since this was last heard from a worker.
+    pub age_ms: u64,
+}
+
+/// `service.*`, `server.*` and `reload`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Changed {
+    /// The snapshot that all workers now have in force.
+    pub generation: u64,
+    /// What about the configuration looks unintended, one line each.
+    pub warnings: Vec<String>,
+}
+
+/// `config.get`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct RunningConfig {
+    pub toml: String,
+}
+
+/// `config.check`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Checked {
+    pub services: usize,
+    pub servers: usize,
+    /// What looks unintended, one line each.
+    pub warnings: Vec<String>,
+}

@@ -1,0 +1,116 @@
+//! `fullgatectl`: arguments, one or two calls of the admin socket, text.
+//! Owns the connection; everything it prints is made by `show`.
+
+mod args;
+mod client;
+mod show;
+mod table;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use serde_json::{Value, json};
+
+use self::args::{Cli, Command, Show};
+use self::client::{CallError, Client};
+use crate::control::api;
+use crate::control::config::Config;
+
+/// Runs the program on the process's arguments.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    match output(&cli) {
+        Ok(text) => {
+            // A pager that has seen enough closes the pipe.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(message) => {
+            eprintln!("fullgatectl: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn output(cli: &Cli) -> Result<String, String> {
+    match &cli.command {
+        Command::Check { file } => check(file, cli.json),
+        command => call(cli, command).map_err(|error| error.to_string()),
+    }
+}
+
+fn check(file: &Path, json: bool) -> Result<String, String> {
+    let config = Config::load(file).map_err(|problem| problem.to_string())?;
+    let checked = api::Checked::of(&config);
+    Ok(if json {
+        line(&serde_json::to_value(checked).unwrap_or_default())
+    } else {
+        show::checked(file, &checked)
+    })
+}
+
+fn call(cli: &Cli, command: &Command) -> Result<String, CallError> {
+    let mut client = Client::connect(&cli.socket)?;
+    let (method, params) = command.request();
+    if let Command::Show {
+        what: Show::Workers { interval },
+    } = command
+        && !cli.json
+    {
+        let before: api::Workers = client.get(method, &params)?;
+        std::thread::sleep(Duration::from_millis(*interval));
+        let after = client.get(method, &params)?;
+        return Ok(show::workers(&before, &after));
+    }
+    let result = client.call(method, &params)?;
+    if cli.json {
+        return Ok(line(&result));
+    }
+    render(command, result).map_err(|error| CallError::Nonsense(error.to_string()))
+}
+
+fn line(result: &Value) -> String {
+    format!("{result}\n")
+}
+
+/// The result as text for people.
+fn render(command: &Command, result: Value) -> Result<String, serde_json::Error> {
+    use serde_json::from_value;
+    Ok(match command {
+        Command::Show { what } => match what {
+            Show::Services { stats: false } => show::services(&from_value(result)?),
+            Show::Services { stats: true } => show::service_stats(&from_value(result)?),
+            Show::Connections(_) => show::connections(&from_value(result)?),
+            Show::Workers { .. } => {
+                let now = from_value(result)?;
+                show::workers(&api::Workers::default(), &now)
+            }
+            Show::Ports => show::ports(&from_value(result)?),
+            Show::Drops { all } => show::drops(&from_value(result)?, *all),
+            Show::Pools => show::pools(&from_value(result)?),
+            Show::Neighbors => show::neighbors(&from_value(result)?),
+            Show::Config => from_value::<api::RunningConfig>(result)?.toml,
+        },
+        Command::Version => show::version(&from_value(result)?),
+        Command::Service { .. } | Command::Server { .. } | Command::Reload => {
+            show::warnings(&from_value::<api::Changed>(result)?.warnings)
+        }
+        Command::Check { file } => show::checked(file, &from_value(result)?),
+    })
+}
+
+/// An object of those values that were given.
+fn given<const N: usize>(values: [(&str, Option<Value>); N]) -> Value {
+    let present = values
+        .into_iter()
+        .filter_map(|(key, value)| Some((key.to_owned(), value?)));
+    Value::Object(present.collect())
+}
+
+/// The empty parameters.
+fn none() -> Value {
+    json!({})
+}

@@ -1,0 +1,456 @@
+//! Results as text for people. Pure: from a result to a string.
+
+use std::path::Path;
+
+use super::table::Align::{Left, Right};
+use super::table::Table;
+use crate::control::api;
+
+/// The width `ipvsadm -ln` gives to the servers' column.
+const SERVER_WIDTH: usize = 28;
+
+/// Services in the shape of `ipvsadm -ln`, with the names at the end.
+pub(super) fn services(result: &api::Services) -> String {
+    let mut text = format!(
+        "Prot LocalAddress:Port Scheduler Flags\n  -> {:<SERVER_WIDTH$} Forward Weight ActiveConn InActConn Name\n",
+        "RemoteAddress:Port"
+    );
+    for service in &result.services {
+        text.push_str(&format!(
+            "{:<4} {} {} name={}\n",
+            service.protocol.to_uppercase(),
+            service.vip,
+            service.scheduler,
+            service.name
+        ));
+        for server in &service.servers {
+            let state = match server.state.as_str() {
+                "up" => String::new(),
+                other => format!(" ({other})"),
+            };
+            text.push_str(&format!(
+                "  -> {:<SERVER_WIDTH$} {:<7} {:<6} {:<10} {:<9} {}{state}\n",
+                server.address.to_string(),
+                "FullNAT",
+                server.weight,
+                server.active,
+                server.inactive,
+                server.name
+            ));
+        }
+    }
+    text
+}
+
+/// Services in the shape of `ipvsadm -ln --stats --exact`.
+pub(super) fn service_stats(result: &api::Services) -> String {
+    let row = |name: &str, counts: [String; 5]| {
+        let mut line = format!("{name:<33}");
+        for count in counts {
+            line.push_str(&format!(" {count:>12}"));
+        }
+        line.push('\n');
+        line
+    };
+    let counts = |servers: &[api::Server]| {
+        let sum = |of: fn(&api::Server) -> u64| servers.iter().map(of).sum::<u64>().to_string();
+        [
+            sum(|s| s.connections),
+            sum(|s| s.in_packets),
+            sum(|s| s.out_packets),
+            sum(|s| s.in_bytes),
+            sum(|s| s.out_bytes),
+        ]
+    };
+    let names = ["Conns", "InPkts", "OutPkts", "InBytes", "OutBytes"];
+    let mut text = row("Prot LocalAddress:Port", names.map(str::to_owned));
+    text.push_str("  -> RemoteAddress:Port\n");
+    for service in &result.services {
+        let name = format!("{:<4} {}", service.protocol.to_uppercase(), service.vip);
+        text.push_str(&row(&name, counts(&service.servers)));
+        for server in &service.servers {
+            let name = format!("  -> {}", server.address);
+            text.push_str(&row(&name, counts(std::slice::from_ref(server))));
+        }
+    }
+    text
+}
+
+/// One line a connection.
+pub(super) fn connections(result: &api::Connections) -> String {
+    let mut table = Table::new(&[
+        ("pro", Left),
+        ("expire", Right),
+        ("state", Left),
+        ("client", Left),
+        ("vip", Left),
+        ("local", Left),
+        ("server", Left),
+        ("worker", Right),
+        ("flags", Left),
+    ]);
+    for connection in &result.connections {
+        table.row([
+            connection.protocol.to_uppercase(),
+            connection.expires_ms.map_or_else(|| "-".into(), minutes),
+            connection.state.clone(),
+            connection.client.to_string(),
+            connection.vip.to_string(),
+            connection.local.to_string(),
+            connection.server.to_string(),
+            connection.worker.to_string(),
+            connection.flags.join(","),
+        ]);
+    }
+    let more = if result.truncated {
+        "... and more: see --limit\n"
+    } else {
+        ""
+    };
+    format!("{table}{more}")
+}
+
+/// Minutes and seconds, as `ipvsadm -lnc` writes them.
+fn minutes(ms: u64) -> String {
+    format!("{:02}:{:02}", ms / 60_000, ms / 1000 % 60)
+}
+
+/// The workers' load between two readings.
+pub(super) fn workers(before: &api::Workers, after: &api::Workers) -> String {
+    let mut table = Table::new(&[
+        ("worker", Right),
+        ("busy", Right),
+        ("rx pkt/s", Right),
+        ("tx pkt/s", Right),
+        ("cycles/pkt", Right),
+        ("connections", Right),
+        ("half-open", Right),
+        ("handed over", Right),
+        ("pending", Right),
+        ("held SYNs", Right),
+        ("generation", Right),
+    ]);
+    let elapsed_ms = after.uptime_ms.saturating_sub(before.uptime_ms).max(1);
+    for now in &after.workers {
+        let then = before.workers.iter().find(|then| then.worker == now.worker);
+        let delta = |of: fn(&api::Worker) -> u64| of(now).wrapping_sub(then.map_or(0, of));
+        let per_second =
+            |count: u64| (u128::from(count) * 1000 / u128::from(elapsed_ms)).to_string();
+        let (busy, all) = (delta(|w| w.busy_cycles), delta(|w| w.cycles));
+        let received = delta(|w| w.rx_packets);
+        table.row([
+            now.worker.to_string(),
+            format!("{:.1} %", 100.0 * busy as f64 / all.max(1) as f64),
+            per_second(received),
+            per_second(delta(|w| w.tx_packets)),
+            busy.checked_div(received)
+                .map_or_else(|| "-".into(), |cycles| cycles.to_string()),
+            now.connections.to_string(),
+            now.half_open.to_string(),
+            now.handed_over.to_string(),
+            now.pending.to_string(),
+            now.held_syns.to_string(),
+            now.generation.to_string(),
+        ]);
+    }
+    table.to_string()
+}
+
+/// One block a port.
+pub(super) fn ports(result: &api::Ports) -> String {
+    let mut text = String::new();
+    for port in &result.ports {
+        let link = match (port.link_up, port.speed_mbps) {
+            (false, _) => "down".into(),
+            (true, None) => "up".into(),
+            (true, Some(speed)) => format!("up at {speed} Mbit/s"),
+        };
+        let gateway = port
+            .gateway
+            .map_or_else(String::new, |via| format!(", gateway {via}"));
+        text.push_str(&format!(
+            "{}: link {link}, MAC {}, MTU {}, driver {}, steering {}\n    {}{gateway}\n",
+            port.name,
+            port.mac,
+            port.mtu,
+            port.driver,
+            port.steering,
+            port.addresses.join(", "),
+        ));
+        text.push_str(&format!(
+            "    received {} packets, {} bytes; missed {}, errors {}, no buffer {}\n",
+            port.rx_packets, port.rx_bytes, port.rx_missed, port.rx_errors, port.rx_no_buffer
+        ));
+        text.push_str(&format!(
+            "    sent     {} packets, {} bytes; errors {}\n",
+            port.tx_packets, port.tx_bytes, port.tx_errors
+        ));
+    }
+    text
+}
+
+/// Dropped packets by reason with what to do, then events.
+pub(super) fn drops(result: &api::Drops, all: bool) -> String {
+    let mut drops = Table::new(&[
+        ("packets", Right),
+        ("reason", Left),
+        ("meaning and remedy", Left),
+    ]);
+    for drop in result.drops.iter().filter(|drop| all || drop.count > 0) {
+        drops.row([
+            drop.count.to_string(),
+            drop.reason.clone(),
+            format!("{} {}", drop.meaning, drop.remedy),
+        ]);
+    }
+    let mut events = Table::new(&[("count", Right), ("event", Left), ("meaning", Left)]);
+    for event in result.events.iter().filter(|event| all || event.count > 0) {
+        events.row([
+            event.count.to_string(),
+            event.event.clone(),
+            event.meaning.clone(),
+        ]);
+    }
+    let part = |table: &Table, none: &str| {
+        if table.is_empty() {
+            format!("{none}\n")
+        } else {
+            table.to_string()
+        }
+    };
+    format!(
+        "{}\n{}",
+        part(&drops, "no drops"),
+        part(&events, "no events")
+    )
+}
+
+/// Local ports, one line for each local address and real server.
+pub(super) fn pools(result: &api::Pools) -> String {
+    let mut table = Table::new(&[
+        ("pool", Left),
+        ("local", Left),
+        ("server", Left),
+        ("pro", Left),
+        ("capacity", Right),
+        ("used", Right),
+        ("resting", Right),
+        ("free", Right),
+    ]);
+    for pool in &result.pools {
+        for local in &pool.addresses {
+            for towards in &local.servers {
+                table.row([
+                    pool.name.clone(),
+                    local.address.to_string(),
+                    towards.server.to_string(),
+                    towards.protocol.to_uppercase(),
+                    towards.capacity.to_string(),
+                    towards.used.to_string(),
+                    towards.resting.to_string(),
+                    towards.free.to_string(),
+                ]);
+            }
+        }
+    }
+    table.to_string()
+}
+
+/// One line a next hop.
+pub(super) fn neighbors(result: &api::Neighbors) -> String {
+    let mut table = Table::new(&[
+        ("port", Left),
+        ("address", Left),
+        ("mac", Left),
+        ("age", Right),
+    ]);
+    for neighbor in &result.neighbors {
+        table.row([
+            neighbor.port.clone(),
+            neighbor.address.to_string(),
+            neighbor.mac.clone().unwrap_or_else(|| "no answer".into()),
+            format!("{} s", neighbor.age_ms / 1000),
+        ]);
+    }
+    table.to_string()
+}
+
+/// Which version runs since when.
+pub(super) fn version(result: &api::Version) -> String {
+    format!(
+        "fullgate {}, pid {}, up {} s\n",
+        result.version,
+        result.pid,
+        result.uptime_ms / 1000
+    )
+}
+
+/// That a file is right.
+pub(super) fn checked(file: &Path, result: &api::Checked) -> String {
+    let file = file.display();
+    let warnings = warnings(&result.warnings);
+    format!(
+        "{warnings}{file}: ok: {} services, {} servers\n",
+        result.services, result.servers
+    )
+}
+
+/// What looks unintended; nothing where nothing does.
+pub(super) fn warnings(warnings: &[String]) -> String {
+    warnings
+        .iter()
+        .map(|warning| format!("warning: {warning}\n"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read<T: serde::de::DeserializeOwned>(value: Value) -> T {
+        serde_json::from_value(value).expect("a result")
+    }
+
+    fn two_servers() -> api::Services {
+        let server = |name: &str, address: &str, state: &str, n: u64| {
+            json!({
+                "name": name, "address": address, "weight": n, "state": state,
+                "active": n, "inactive": 2 * n, "connections": 100 * n,
+                "in_packets": 1000 * n, "out_packets": 1001 * n,
+                "in_bytes": 64000 * n, "out_bytes": 1500000 * n, "failures": 0,
+            })
+        };
+        read(json!({"services": [{
+            "name": "web", "vip": "198.51.100.1:80", "protocol": "tcp", "scheduler": "wrr",
+            "no_server": 0, "no_local_port": 0, "table_full": 0, "unknown_flow": 0,
+            "syn_moved": 0, "idled_out": 0,
+            "servers": [server("a", "10.0.0.1:8080", "up", 1), server("b", "10.0.0.2:8080", "draining", 20)],
+        }]}))
+    }
+
+    #[test]
+    fn services_look_like_ipvsadm() {
+        let expected = "\
+Prot LocalAddress:Port Scheduler Flags
+  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn Name
+TCP  198.51.100.1:80 wrr name=web
+  -> 10.0.0.1:8080                FullNAT 1      1          2         a
+  -> 10.0.0.2:8080                FullNAT 20     20         40        b (draining)
+";
+        assert_eq!(services(&two_servers()), expected);
+    }
+
+    #[test]
+    fn statistics_add_up() {
+        let expected = "\
+Prot LocalAddress:Port                   Conns       InPkts      OutPkts      InBytes     OutBytes
+  -> RemoteAddress:Port
+TCP  198.51.100.1:80                      2100        21000        21021      1344000     31500000
+  -> 10.0.0.1:8080                         100         1000         1001        64000      1500000
+  -> 10.0.0.2:8080                        2000        20000        20020      1280000     30000000
+";
+        assert_eq!(service_stats(&two_servers()), expected);
+    }
+
+    #[test]
+    fn connections_are_a_table() {
+        let result = read(json!({"truncated": true, "connections": [
+            {"protocol": "tcp", "state": "ESTABLISHED", "client": "192.0.2.9:40000",
+             "vip": "198.51.100.1:80", "local": "10.0.0.100:1025", "server": "10.0.0.1:8080",
+             "service": "web", "server_name": "a", "worker": 1, "age_ms": 5000, "idle_ms": 10,
+             "expires_ms": 7439990, "flags": ["seq", "ts"]},
+            {"protocol": "udp", "state": "UDP", "client": "192.0.2.10:53",
+             "vip": "198.51.100.1:53", "local": "10.0.0.100:1026", "server": "10.0.0.1:53",
+             "service": null, "server_name": null, "worker": 0, "age_ms": 5000, "idle_ms": 10,
+             "expires_ms": null, "flags": []},
+        ]}));
+        let expected = "\
+pro  expire  state        client           vip              local            server         worker  flags
+TCP  123:59  ESTABLISHED  192.0.2.9:40000  198.51.100.1:80  10.0.0.100:1025  10.0.0.1:8080       1  seq,ts
+UDP       -  UDP          192.0.2.10:53    198.51.100.1:53  10.0.0.100:1026  10.0.0.1:53         0
+... and more: see --limit
+";
+        assert_eq!(connections(&result), expected);
+    }
+
+    #[test]
+    fn workers_show_what_happened_between_two_readings() {
+        let reading = |uptime_ms: u64, n: u64| -> api::Workers {
+            read(json!({"uptime_ms": uptime_ms, "workers": [{
+                "worker": 0, "connections": 7, "half_open": 1, "generation": 3,
+                "rx_packets": 1000 * n, "tx_packets": 999 * n, "handed_over": 5, "pending": 0,
+                "held_syns": 0, "polls": 10 * n, "busy_polls": n, "cycles": 3_000_000 * n,
+                "busy_cycles": 750_000 * n,
+            }]}))
+        };
+        let expected = "\
+worker    busy  rx pkt/s  tx pkt/s  cycles/pkt  connections  half-open  handed over  pending  held SYNs  generation
+     0  25.0 %      4000      3996         750            7          1            5        0          0           3
+";
+        assert_eq!(workers(&reading(1000, 2), &reading(1500, 4)), expected);
+        let idle = workers(&reading(1000, 2), &reading(1500, 2));
+        assert!(idle.contains("0.0 %"), "{idle}");
+    }
+
+    #[test]
+    fn ports_are_blocks() {
+        let result = read(json!({"ports": [{
+            "name": "wan", "driver": "net_tap", "link_up": true, "speed_mbps": 10000,
+            "mac": "02:00:00:00:00:01", "mtu": 1500, "addresses": ["192.0.2.1/24"],
+            "gateway": "192.0.2.254", "steering": "software", "rx_packets": 1, "rx_bytes": 60,
+            "tx_packets": 2, "tx_bytes": 120, "rx_missed": 3, "rx_errors": 4, "rx_no_buffer": 5,
+            "tx_errors": 6,
+        }]}));
+        let expected = "\
+wan: link up at 10000 Mbit/s, MAC 02:00:00:00:00:01, MTU 1500, driver net_tap, steering software
+    192.0.2.1/24, gateway 192.0.2.254
+    received 1 packets, 60 bytes; missed 3, errors 4, no buffer 5
+    sent     2 packets, 120 bytes; errors 6
+";
+        assert_eq!(ports(&result), expected);
+    }
+
+    #[test]
+    fn only_drops_that_happened_are_shown() {
+        let drop = |reason: &str, count: u64| json!({"reason": reason, "count": count, "per_worker": [count], "meaning": "It is.", "remedy": "Look."});
+        let result: api::Drops = read(json!({
+            "drops": [drop("no-route", 12), drop("tx-full", 0)],
+            "events": [{"event": "icmp-sent", "count": 0, "per_worker": [0], "meaning": "Sent."}],
+        }));
+        let expected = "\
+packets  reason    meaning and remedy
+     12  no-route  It is. Look.
+
+no events
+";
+        assert_eq!(drops(&result, false), expected);
+        assert!(drops(&result, true).contains("tx-full"));
+        assert!(drops(&result, true).contains("icmp-sent"));
+    }
+
+    #[test]
+    fn pools_and_neighbors_are_tables() {
+        let result = read(
+            json!({"pools": [{"name": "p", "addresses": [{"address": "10.0.0.100", "servers": [
+                {"server": "10.0.0.1:80", "protocol": "tcp", "capacity": 64512, "used": 10, "resting": 5, "free": 64497},
+            ]}]}]}),
+        );
+        let expected = "\
+pool  local       server       pro  capacity  used  resting   free
+p     10.0.0.100  10.0.0.1:80  TCP     64512    10        5  64497
+";
+        assert_eq!(pools(&result), expected);
+        let result = read(json!({"neighbors": [
+            {"port": "wan", "address": "192.0.2.254", "mac": "02:00:00:00:00:09", "age_ms": 61000},
+            {"port": "lan", "address": "10.0.0.3", "mac": null, "age_ms": 500},
+        ]}));
+        let expected = "\
+port  address      mac                 age
+wan   192.0.2.254  02:00:00:00:00:09  61 s
+lan   10.0.0.3     no answer           0 s
+";
+        assert_eq!(neighbors(&result), expected);
+    }
+}

@@ -1,0 +1,471 @@
+//! The management loop: one thread that owns the state, the rings to the
+//! workers, and everything that changes either. Admin requests, signals and
+//! the workers' replies all end here, one after the other, so nothing of it
+//! needs a lock. Never waits for one worker or one client: what is not there
+//! yet is looked for again a millisecond later.
+
+mod gather;
+mod links;
+mod methods;
+mod notices;
+mod report;
+mod signals;
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::time::{Duration, Instant};
+
+use self::gather::{Ask, Complete, Gather};
+pub use self::links::{Alive, WorkerLink};
+use self::notices::{NoticeLog, server_title};
+pub use self::signals::Signals;
+use super::api;
+use super::config::{Checked, Config};
+use super::rpc::{Error, Outcome};
+use super::socket::Call;
+use super::state::State;
+use crate::conntrack::entry::Entry;
+use crate::ids::{PortIx, WorkerIx};
+use crate::stats::WorkerStats;
+use crate::time::Millis;
+use crate::wire::ethernet::MacAddr;
+use crate::worker::message::{Command, Filter, Learned, PoolScan, Reply, Scan, SetUse, Update};
+
+/// Between two looks at the workers' replies: what one worker learns about a
+/// next hop, the others wait for.
+const TICK: Duration = Duration::from_millis(1);
+
+/// Requests executed before the replies are looked at again.
+const CALLS_PER_TICK: usize = 64;
+
+/// Longest a request waits for the workers, several times what a scan of ten
+/// million connections takes.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Between two looks for state that no worker needs any more.
+const COLLECT_EVERY: Duration = Duration::from_secs(1);
+
+/// Longest wait for the workers to leave their loops.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a driver says about its port. Read a few times a minute.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PortReading {
+    /// The driver's name.
+    pub driver: String,
+    /// Whether there is a link.
+    pub link_up: bool,
+    /// Link speed in Mbit/s, where the driver knows it.
+    pub speed_mbps: Option<u32>,
+    /// Packets the NIC had no receive descriptor for.
+    pub rx_missed: u64,
+    /// Packets received with errors.
+    pub rx_errors: u64,
+    /// Packets the driver had no buffer for.
+    pub rx_no_buffer: u64,
+    /// Packets that could not be sent.
+    pub tx_errors: u64,
+}
+
+/// A port as the driver knows it.
+pub trait PortStatus: Send {
+    /// The driver's present figures.
+    fn read(&self) -> PortReading;
+}
+
+/// Makes a configuration from the one in force.
+type Edit = Box<dyn FnOnce(&Config) -> Result<Checked, Error> + Send>;
+
+/// A change that the workers are taking.
+struct Taking {
+    generation: u64,
+    warnings: Vec<String>,
+}
+
+struct ConnectionsAsk {
+    filter: Filter,
+    limit: usize,
+}
+
+struct Copied {
+    found: Vec<Entry>,
+    now: Millis,
+}
+
+struct Heard {
+    mac: Option<MacAddr>,
+    at: Instant,
+}
+
+/// What the loop is made of.
+pub struct Setup {
+    /// The configuration in force.
+    pub state: State,
+    /// By [`WorkerIx`].
+    pub workers: Vec<WorkerLink>,
+    /// By [`PortIx`].
+    pub ports: Vec<Box<dyn PortStatus>>,
+    /// The file that `reload` reads.
+    pub config_path: PathBuf,
+    /// Requests from the admin socket.
+    pub calls: Receiver<Call>,
+    /// What signals ask for.
+    pub signals: Signals,
+}
+
+/// The management loop.
+pub struct Management {
+    state: State,
+    workers: Vec<WorkerLink>,
+    stats: Vec<Arc<WorkerStats>>,
+    ports: Vec<Box<dyn PortStatus>>,
+    config_path: PathBuf,
+    calls: Receiver<Call>,
+    signals: Signals,
+    started: Instant,
+    neighbors: BTreeMap<(PortIx, Ipv4Addr), Heard>,
+    changes: Gather<Edit, Taking, ()>,
+    connections: Gather<ConnectionsAsk, usize, Copied>,
+    pools: Gather<(), (), Vec<SetUse>>,
+    notices: NoticeLog,
+    collected: Instant,
+    stopped: Vec<bool>,
+    stopping: Option<Instant>,
+}
+
+impl Management {
+    /// A loop that has not run yet.
+    pub fn new(setup: Setup) -> Self {
+        let count = setup.workers.len();
+        let now = Instant::now();
+        let mut management = Self {
+            state: setup.state,
+            stats: setup
+                .workers
+                .iter()
+                .map(|worker| Arc::clone(worker.stats()))
+                .collect(),
+            workers: setup.workers,
+            ports: setup.ports,
+            config_path: setup.config_path,
+            calls: setup.calls,
+            signals: setup.signals,
+            started: now,
+            neighbors: BTreeMap::new(),
+            changes: Gather::new("the change", count),
+            connections: Gather::new("the scan of connections", count),
+            pools: Gather::new("the scan of local ports", count),
+            notices: NoticeLog::default(),
+            collected: now,
+            stopped: vec![false; count],
+            stopping: None,
+        };
+        // The workers were made with the first snapshot, and say so like of
+        // every other.
+        let generation = management.state.snapshot().generation;
+        let first = Taking {
+            generation,
+            warnings: Vec::new(),
+        };
+        management.changes.begin(first, None, now + PATIENCE);
+        management
+    }
+
+    /// Runs until a signal stops it and all workers have left their loops.
+    ///
+    /// # Errors
+    /// A worker's thread ended by itself, or did not end when asked to.
+    pub fn run(mut self) -> Result<(), String> {
+        loop {
+            let now = Instant::now();
+            if self.stopping.is_none() {
+                if let Some(dead) = self.workers.iter().position(WorkerLink::has_ended) {
+                    self.stop(now);
+                    let _ = self.wait_for_stop();
+                    return Err(format!("worker {dead} ended unexpectedly"));
+                }
+                if self.signals.stop_asked() {
+                    self.stop(now);
+                    return self.wait_for_stop();
+                }
+            }
+            self.step(now, TICK);
+        }
+    }
+
+    fn stop(&mut self, now: Instant) {
+        self.stopping = Some(now + STOP_PATIENCE);
+        for worker in &mut self.workers {
+            worker.send(Command::Stop);
+        }
+    }
+
+    fn wait_for_stop(&mut self) -> Result<(), String> {
+        loop {
+            let now = Instant::now();
+            self.step(now, TICK);
+            let left = self.workers.iter().zip(&self.stopped);
+            let running = left
+                .enumerate()
+                .find(|(_, (worker, stopped))| !*stopped && !worker.has_ended());
+            match (running, self.stopping) {
+                (None, _) => return Ok(()),
+                (Some((worker, _)), Some(deadline)) if now >= deadline => {
+                    return Err(format!("worker {worker} does not stop"));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// One round. Waits at most `wait`, and only for a request.
+    fn step(&mut self, now: Instant, wait: Duration) {
+        self.take_replies(now);
+        if self.signals.take_reload() {
+            self.queue_change(self.reload(), None, now);
+        }
+        self.start_questions(now);
+        for worker in &mut self.workers {
+            worker.flush();
+        }
+        self.changes.expire(now);
+        self.connections.expire(now);
+        self.pools.expire(now);
+        match self.calls.recv_timeout(wait) {
+            Ok(call) => {
+                self.execute(call, now);
+                for _ in 1..CALLS_PER_TICK {
+                    let Ok(call) = self.calls.try_recv() else {
+                        break;
+                    };
+                    self.execute(call, now);
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            // No socket any more: the channel no longer paces the loop.
+            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(wait),
+        }
+        self.start_questions(now);
+    }
+
+    fn take_replies(&mut self, now: Instant) {
+        for ix in 0..self.workers.len() {
+            let worker = WorkerIx(ix as u8);
+            for reply in self.workers[ix].replies() {
+                self.take_reply(worker, reply, now);
+            }
+        }
+    }
+
+    fn take_reply(&mut self, worker: WorkerIx, reply: Reply, now: Instant) {
+        match reply {
+            Reply::Applied(update) => {
+                self.state.applied(worker, update);
+                if let Some(complete) = self.changes.answer(worker, ()) {
+                    self.changed(complete);
+                }
+            }
+            Reply::Scanned(scan) => {
+                let Scan { found, now, .. } = *scan;
+                if let Some(complete) = self.connections.answer(worker, Copied { found, now }) {
+                    self.scanned(complete);
+                }
+            }
+            Reply::Pools(scan) => {
+                if let Some(complete) = self.pools.answer(worker, scan.found) {
+                    let sets: Vec<SetUse> = complete.answers.into_iter().flatten().collect();
+                    let pools = report::pools(self.state.config(), self.state.snapshot(), &sets);
+                    answer(complete.reply, Ok(methods::value(&pools)));
+                }
+            }
+            Reply::Neighbor(learned) => self.learned(worker, learned, now),
+            Reply::ServerFailed(server) => {
+                let title = server_title(self.state.snapshot(), server);
+                self.notices
+                    .warn(format!("{title} does not accept connections"), now);
+            }
+            Reply::ServerAnswered(server) => {
+                let title = server_title(self.state.snapshot(), server);
+                self.notices
+                    .warn(format!("{title} accepts connections again"), now);
+            }
+            Reply::Notice(notice) => {
+                let line = notices::line(self.state.snapshot(), worker, notice);
+                self.notices.warn(line, now);
+            }
+            Reply::Stopped => self.stopped[worker.ix()] = true,
+        }
+    }
+
+    /// Keeps what a worker learned and tells the others. What several workers
+    /// learn at once is told once.
+    fn learned(&mut self, from: WorkerIx, learned: Learned, now: Instant) {
+        let heard = Heard {
+            mac: learned.mac,
+            at: now,
+        };
+        let before = self.neighbors.insert((learned.port, learned.addr), heard);
+        if before.is_some_and(|before| before.mac == learned.mac && learned.mac.is_none()) {
+            return;
+        }
+        for (ix, worker) in self.workers.iter_mut().enumerate() {
+            if ix != from.ix() {
+                worker.send(Command::Neighbor(learned));
+            }
+        }
+    }
+
+    fn queue_change(&mut self, question: Edit, reply: Option<SyncSender<Outcome>>, now: Instant) {
+        self.changes.ask(Ask {
+            question,
+            reply,
+            deadline: now + PATIENCE,
+        });
+    }
+
+    /// What reads the file again.
+    fn reload(&self) -> Edit {
+        let path = self.config_path.clone();
+        Box::new(move |_| {
+            let checked = Config::load(&path);
+            checked.map_err(|problem| {
+                log::error!("reload rejected, the old configuration stays in force: {problem}");
+                Error::failed(problem.to_string())
+            })
+        })
+    }
+
+    fn start_questions(&mut self, now: Instant) {
+        while let Some(Ask {
+            question,
+            reply,
+            deadline,
+        }) = self.changes.next()
+        {
+            match self.make_change(question) {
+                Ok((taking, updates)) => {
+                    self.changes.begin(taking, reply, deadline);
+                    self.send_updates(updates);
+                }
+                Err(error) => answer(reply, Err(error)),
+            }
+        }
+        if self.changes.is_idle() && now.saturating_duration_since(self.collected) >= COLLECT_EVERY
+        {
+            self.collected = now;
+            if let Some(updates) = self.state.collect() {
+                let generation = self.state.snapshot().generation;
+                self.changes.begin(
+                    Taking {
+                        generation,
+                        warnings: Vec::new(),
+                    },
+                    None,
+                    now + PATIENCE,
+                );
+                self.send_updates(updates);
+            }
+        }
+        if let Some(Ask {
+            question: ConnectionsAsk { filter, limit },
+            reply,
+            deadline,
+        }) = self.connections.next()
+        {
+            self.connections.begin(limit, reply, deadline);
+            for worker in &mut self.workers {
+                worker.send(Command::Scan(Box::new(Scan {
+                    filter,
+                    // One more than asked for tells whether there are more.
+                    found: Vec::with_capacity(limit + 1),
+                    limit: limit + 1,
+                    cursor: 0,
+                    now: Millis(0),
+                })));
+            }
+        }
+        if let Some(Ask {
+            reply, deadline, ..
+        }) = self.pools.next()
+        {
+            let wanted = report::sets(self.state.snapshot());
+            self.pools.begin((), reply, deadline);
+            for worker in &mut self.workers {
+                worker.send(Command::Pools(Box::new(PoolScan::new(wanted.clone()))));
+            }
+        }
+    }
+
+    fn make_change(&mut self, edit: Edit) -> Result<(Taking, Vec<Box<Update>>), Error> {
+        let Checked { config, warnings } = edit(self.state.config())?;
+        let applied = self.state.apply(config);
+        let updates = applied.map_err(|problem| Error::failed(problem.to_string()))?;
+        let generation = self.state.snapshot().generation;
+        let warnings = warnings.iter().map(ToString::to_string).collect();
+        Ok((
+            Taking {
+                generation,
+                warnings,
+            },
+            updates,
+        ))
+    }
+
+    fn send_updates(&mut self, updates: Vec<Box<Update>>) {
+        for (worker, update) in self.workers.iter_mut().zip(updates) {
+            worker.send(Command::Apply(update));
+        }
+    }
+
+    fn changed(&mut self, complete: Complete<Taking, ()>) {
+        let Taking {
+            generation,
+            warnings,
+        } = complete.tag;
+        answer(
+            complete.reply,
+            Ok(methods::value(&api::Changed {
+                generation,
+                warnings,
+            })),
+        );
+    }
+
+    fn scanned(&mut self, complete: Complete<usize, Copied>) {
+        let limit = complete.tag;
+        let snapshot = self.state.snapshot();
+        let copies = complete.answers.iter().enumerate();
+        let mut connections: Vec<api::Connection> = copies
+            .flat_map(|(worker, copied)| {
+                let row = move |entry| {
+                    report::connection(snapshot, WorkerIx(worker as u8), entry, copied.now)
+                };
+                copied.found.iter().map(row)
+            })
+            .take(limit + 1)
+            .collect();
+        let truncated = connections.len() > limit;
+        connections.truncate(limit);
+        answer(
+            complete.reply,
+            Ok(methods::value(&api::Connections {
+                connections,
+                truncated,
+            })),
+        );
+    }
+}
+
+/// Answers whoever waits, if anybody does. Never blocks: the channel has room
+/// for the one outcome.
+fn answer(reply: Option<SyncSender<Outcome>>, outcome: Outcome) {
+    if let Some(reply) = reply {
+        let _ = reply.send(outcome);
+    }
+}
+
+#[cfg(test)]
+mod tests;

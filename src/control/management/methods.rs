@@ -1,0 +1,306 @@
+//! The admin methods. What only reads is answered at once; what needs the
+//! workers is queued, and answered when they have all done their part.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::gather::Ask;
+use super::{ConnectionsAsk, Edit, Management, PATIENCE, report};
+use crate::conntrack::entry::{State, proto};
+use crate::control::api;
+use crate::control::config::raw::{RawServer, RawService};
+use crate::control::config::{Checked, Config, Problem};
+use crate::control::rpc::{self, Error, INVALID_PARAMS, Outcome};
+use crate::control::socket::Call;
+use crate::worker::message::Filter;
+
+/// All methods.
+pub(super) const METHODS: [&str; 18] = [
+    "ping",
+    "version",
+    "services.list",
+    "connections.list",
+    "workers.list",
+    "ports.list",
+    "drops.list",
+    "pools.list",
+    "neighbors.list",
+    "service.add",
+    "service.edit",
+    "service.del",
+    "server.add",
+    "server.edit",
+    "server.del",
+    "reload",
+    "config.check",
+    "config.get",
+];
+
+/// Connections listed where the request names no limit.
+const LIMIT: usize = 1_000;
+
+/// Most connections listed at a time: 16 MB of copies for each worker.
+const LIMIT_MAX: usize = 100_000;
+
+/// What becomes of a request.
+enum Action {
+    /// The outcome is known.
+    Answer(Value),
+    /// A change of the configuration.
+    Change(Edit),
+    Connections(ConnectionsAsk),
+    Pools,
+}
+
+type Params = Map<String, Value>;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoParams {}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Name {
+    name: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ServerName {
+    service: String,
+    server: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CheckParams {
+    path: PathBuf,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct ConnectionsParams {
+    client: Option<Ipv4Addr>,
+    client_port: Option<u16>,
+    vip: Option<Ipv4Addr>,
+    vip_port: Option<u16>,
+    local: Option<Ipv4Addr>,
+    local_port: Option<u16>,
+    server: Option<Ipv4Addr>,
+    server_port: Option<u16>,
+    protocol: Option<String>,
+    state: Option<String>,
+    limit: Option<usize>,
+}
+
+impl ConnectionsParams {
+    fn ask(self) -> Result<ConnectionsAsk, Error> {
+        let limit = self.limit.unwrap_or(LIMIT);
+        if !(1..=LIMIT_MAX).contains(&limit) {
+            return Err(invalid(format!("limit: is {limit}; give 1 to {LIMIT_MAX}")));
+        }
+        let filter = Filter {
+            client: self.client,
+            client_port: self.client_port,
+            vip: self.vip,
+            vip_port: self.vip_port,
+            local: self.local,
+            local_port: self.local_port,
+            server: self.server,
+            server_port: self.server_port,
+            protocol: self.protocol.map(|text| protocol(&text)).transpose()?,
+            state: self.state.map(|text| state(&text)).transpose()?,
+        };
+        Ok(ConnectionsAsk { filter, limit })
+    }
+}
+
+fn protocol(text: &str) -> Result<u8, Error> {
+    match text.to_ascii_lowercase().as_str() {
+        "tcp" => Ok(proto::TCP),
+        "udp" => Ok(proto::UDP),
+        "icmp" => Ok(proto::ICMP),
+        _ => Err(invalid(format!(
+            "protocol: is {text:?}; give tcp, udp or icmp"
+        ))),
+    }
+}
+
+fn state(text: &str) -> Result<State, Error> {
+    let found = State::ALL
+        .into_iter()
+        .find(|state| state.name().eq_ignore_ascii_case(text));
+    found.ok_or_else(|| {
+        let names: Vec<&str> = State::ALL.iter().map(|state| state.name()).collect();
+        invalid(format!(
+            "state: is {text:?}; give one of {}",
+            names.join(", ")
+        ))
+    })
+}
+
+fn invalid(message: String) -> Error {
+    Error::new(INVALID_PARAMS, message)
+}
+
+/// A result as JSON.
+pub(super) fn value(result: &impl Serialize) -> Value {
+    // Structures of strings, numbers and lists always have a JSON form.
+    serde_json::to_value(result).unwrap_or_default()
+}
+
+/// Takes a text out of parameters whose rest is a table of the configuration.
+fn take_text(params: &mut Params, key: &str) -> Result<String, Error> {
+    match params.remove(key) {
+        Some(Value::String(text)) => Ok(text),
+        Some(other) => Err(invalid(format!("{key}: is {other}; give a string"))),
+        None => Err(invalid(format!("missing field `{key}`"))),
+    }
+}
+
+fn none(params: Params) -> Result<(), Error> {
+    rpc::params::<NoParams>(params).map(|NoParams {}| ())
+}
+
+/// An edit by one of the functions of [`Config`].
+fn edit<T: DeserializeOwned + Send + 'static>(
+    params: Params,
+    make: impl FnOnce(&Config, T) -> Result<Checked, Problem> + Send + 'static,
+) -> Result<Action, Error> {
+    let params: T = rpc::params(params)?;
+    Ok(Action::Change(Box::new(move |config| {
+        make(config, params).map_err(|problem| Error::failed(problem.to_string()))
+    })))
+}
+
+impl api::Checked {
+    /// What there is to say about a configuration that is right.
+    pub fn of(checked: &Checked) -> Self {
+        let services = &checked.config.services;
+        Self {
+            services: services.len(),
+            servers: services.iter().map(|service| service.servers.len()).sum(),
+            warnings: checked.warnings.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+impl Management {
+    /// Answers a request, or sees to it that it is answered.
+    pub(super) fn execute(&mut self, call: Call, now: Instant) {
+        let Call { request, reply } = call;
+        let action = if self.stopping.is_some() {
+            Err(Error::failed("fullgate is stopping"))
+        } else {
+            self.action(&request.method, request.params)
+        };
+        let deadline = now + PATIENCE;
+        let reply = Some(reply);
+        match action {
+            Err(error) => super::answer(reply, Err(error)),
+            Ok(Action::Answer(result)) => super::answer(reply, Ok(result)),
+            Ok(Action::Change(edit)) => self.queue_change(edit, reply, now),
+            Ok(Action::Connections(question)) => {
+                self.connections.ask(Ask {
+                    question,
+                    reply,
+                    deadline,
+                });
+            }
+            Ok(Action::Pools) => self.pools.ask(Ask {
+                question: (),
+                reply,
+                deadline,
+            }),
+        }
+    }
+
+    fn action(&self, method: &str, mut params: Params) -> Result<Action, Error> {
+        match method {
+            "connections.list" => {
+                let params: ConnectionsParams = rpc::params(params)?;
+                Ok(Action::Connections(params.ask()?))
+            }
+            "pools.list" => none(params).map(|()| Action::Pools),
+            "service.add" => edit(params, |config, service: RawService| {
+                config.add_service(service)
+            }),
+            "service.edit" => {
+                let name = take_text(&mut params, "name")?;
+                edit(params, move |config, keys: RawService| {
+                    config.edit_service(&name, keys)
+                })
+            }
+            "service.del" => edit(params, |config, Name { name }| config.del_service(&name)),
+            "server.add" => {
+                let service = take_text(&mut params, "service")?;
+                edit(params, move |config, server: RawServer| {
+                    config.add_server(&service, server)
+                })
+            }
+            "server.edit" => {
+                let service = take_text(&mut params, "service")?;
+                let server = take_text(&mut params, "server")?;
+                edit(params, move |config, keys: RawServer| {
+                    config.edit_server(&service, &server, keys)
+                })
+            }
+            "server.del" => edit(params, |config, ServerName { service, server }| {
+                config.del_server(&service, &server)
+            }),
+            "reload" => none(params).map(|()| Action::Change(self.reload())),
+            "config.check" => {
+                let CheckParams { path } = rpc::params(params)?;
+                let checked =
+                    Config::load(&path).map_err(|problem| Error::failed(problem.to_string()))?;
+                Ok(Action::Answer(value(&api::Checked::of(&checked))))
+            }
+            _ => self.listing(method, params).map(Action::Answer),
+        }
+    }
+
+    fn listing(&self, method: &str, params: Params) -> Outcome {
+        if METHODS.contains(&method) {
+            none(params)?;
+        }
+        let snapshot = self.state.snapshot();
+        let uptime_ms = self.started.elapsed().as_millis() as u64;
+        Ok(match method {
+            "ping" => json!("pong"),
+            "version" => value(&api::Version {
+                version: env!("CARGO_PKG_VERSION").into(),
+                pid: std::process::id(),
+                uptime_ms,
+            }),
+            "services.list" => value(&report::services(snapshot, &self.stats)),
+            "workers.list" => value(&report::workers(&self.stats, self.ports.len(), uptime_ms)),
+            "ports.list" => value(&report::ports(snapshot, &self.stats, &self.ports)),
+            "drops.list" => value(&report::drops(&self.stats)),
+            "neighbors.list" => value(&self.neighbor_list()),
+            "config.get" => value(&api::RunningConfig {
+                toml: self.state.config().to_toml(),
+            }),
+            _ => return Err(Error::unknown_method(method, &METHODS)),
+        })
+    }
+
+    fn neighbor_list(&self) -> api::Neighbors {
+        let snapshot = self.state.snapshot();
+        let row = |(&(port, address), heard): (&_, &super::Heard)| api::Neighbor {
+            port: snapshot
+                .port(port)
+                .map_or_else(|| port.to_string(), |port| port.name.clone()),
+            address,
+            mac: heard.mac.map(|mac| mac.to_string()),
+            age_ms: heard.at.elapsed().as_millis() as u64,
+        };
+        api::Neighbors {
+            neighbors: self.neighbors.iter().map(row).collect(),
+        }
+    }
+}
