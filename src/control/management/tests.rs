@@ -662,3 +662,7 @@ fn a_worker_that_dies_ends_the_others() {
     let error = running.join().expect("the loop").expect_err("dead");
     assert_eq!(error, "worker 1 ended unexpectedly");
 }
+
+fn first_state(config: Config) -> (State, Vec<Box<Update>>) {
+    State::new(config, 2)
+}
