@@ -2,7 +2,7 @@
 //! tells it. Nothing is allocated or freed: an update's parts change places and
 //! go back.
 
-use super::message::{COMMANDS_PER_POLL, Command, Reply, Scan, Update};
+use super::message::{COMMANDS_PER_POLL, Command, PoolScan, Reply, Scan, SetUse, Update};
 use super::{PortFacts, Worker};
 use crate::conntrack::entry::State;
 use crate::ids::SlotIx;
@@ -10,6 +10,9 @@ use crate::io::BurstIo;
 
 /// Table slots a scan looks at between two bursts.
 const SCAN_PER_POLL: u32 = 256;
+
+/// Port sets a scan looks at between two bursts.
+const SETS_PER_POLL: usize = 64;
 
 impl<Io: BurstIo> Worker<Io> {
     /// Takes a few commands.
@@ -28,6 +31,7 @@ impl<Io: BurstIo> Worker<Io> {
                 Command::Apply(update) => self.apply(update),
                 Command::Neighbor(learned) => self.neighbor_learned(learned),
                 Command::Scan(scan) => self.start_scan(scan),
+                Command::Pools(scan) => self.start_pool_scan(scan),
                 Command::Stop => {
                     self.stopping = true;
                     self.tell(Reply::Stopped);
@@ -45,7 +49,7 @@ impl<Io: BurstIo> Worker<Io> {
         };
         let must_arrive = matches!(
             reply,
-            Reply::Applied(_) | Reply::Scanned(_) | Reply::Stopped
+            Reply::Applied(_) | Reply::Scanned(_) | Reply::Pools(_) | Reply::Stopped
         );
         if must_arrive {
             // Room for far more than can be under way: the management core
@@ -109,6 +113,39 @@ impl<Io: BurstIo> Worker<Io> {
         if let Some(unfinished) = self.scan.replace(scan) {
             self.tell(Reply::Scanned(unfinished));
         }
+    }
+
+    fn start_pool_scan(&mut self, scan: Box<PoolScan>) {
+        if let Some(unfinished) = self.pool_scan.replace(scan) {
+            self.tell(Reply::Pools(unfinished));
+        }
+    }
+
+    /// Goes on with a scan of port sets, if one is under way.
+    pub(super) fn pool_scan(&mut self) -> usize {
+        let Some(mut scan) = self.pool_scan.take() else {
+            return 0;
+        };
+        let to = scan.cursor.saturating_add(SETS_PER_POLL);
+        while let Some(&set) = scan.wanted.get(scan.cursor).filter(|_| scan.cursor < to) {
+            scan.cursor += 1;
+            if let Some(ports) = self.set(set)
+                && scan.found.len() < scan.found.capacity()
+            {
+                scan.found.push(SetUse {
+                    set,
+                    capacity: ports.capacity(),
+                    used: ports.used_count(),
+                    resting: ports.resting_count(),
+                });
+            }
+        }
+        if scan.cursor >= scan.wanted.len() {
+            self.tell(Reply::Pools(scan));
+        } else {
+            self.pool_scan = Some(scan);
+        }
+        1
     }
 
     /// Goes on with a scan, if one is under way.

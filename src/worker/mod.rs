@@ -50,7 +50,7 @@ use crate::wire::ethernet::MacAddr;
 use close::Sweep;
 use health::Health;
 use hold::HeldSyns;
-use message::{Backlog, Link, Scan, Update};
+use message::{Backlog, Link, PoolScan, Scan, Update};
 
 /// The time of one poll round.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -162,6 +162,7 @@ pub struct Worker<Io: BurstIo> {
     turn: usize,
     sweep: Sweep,
     scan: Option<Box<Scan>>,
+    pool_scan: Option<Box<PoolScan>>,
     /// Next address to announce; see `link`.
     announce: usize,
     /// Where eviction looks next.
@@ -205,6 +206,7 @@ impl<Io: BurstIo> Worker<Io> {
             turn: usize::from(setup.ix.0),
             sweep: Sweep::default(),
             scan: None,
+            pool_scan: None,
             announce: 0,
             evict_cursor: 0,
             now: now.ms,
@@ -271,6 +273,7 @@ impl<Io: BurstIo> Worker<Io> {
         let mut work = self.timers();
         work += self.sweep();
         work += self.scan();
+        work += self.pool_scan();
         if self.ticked != self.now {
             self.ticked = self.now;
             self.tick();
