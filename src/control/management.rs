@@ -46,7 +46,7 @@ const CALLS_PER_TICK: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Between two looks for state that no worker needs any more.
-const COLLECT_EVERY: Duration = Duration::from_secs(1);
+const COLLECT_EVERY: Duration = Duration::from_secs(2);
 
 /// Longest wait for the workers to leave their loops.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
@@ -356,7 +356,8 @@ impl Management {
         if self.changes.is_idle() && now.saturating_duration_since(self.collected) >= COLLECT_EVERY
         {
             self.collected = now;
-            if let Some(updates) = self.state.collect() {
+            let updates = self.state.collect(&self.stats);
+            if !updates.is_empty() {
                 let generation = self.state.snapshot().generation;
                 self.changes.begin(
                     Taking {
@@ -399,10 +400,10 @@ impl Management {
         }
     }
 
-    fn make_change(&mut self, edit: Edit) -> Result<(Taking, Vec<Box<Update>>), Error> {
+    fn make_change(&mut self, edit: Edit) -> Result<(Taking, Vec<Update>), Error> {
         let Checked { config, warnings } = edit(self.state.config())?;
         let applied = self.state.apply(config);
-        let updates = applied.map_err(|problem| Error::failed(problem.to_string()))?;
+        let updates = applied.map_err(|error| Error::failed(error.to_string()))?;
         let generation = self.state.snapshot().generation;
         let warnings = warnings.iter().map(ToString::to_string).collect();
         Ok((
@@ -414,9 +415,9 @@ impl Management {
         ))
     }
 
-    fn send_updates(&mut self, updates: Vec<Box<Update>>) {
+    fn send_updates(&mut self, updates: Vec<Update>) {
         for (worker, update) in self.workers.iter_mut().zip(updates) {
-            worker.send(Command::Apply(update));
+            worker.send(Command::Apply(Box::new(update)));
         }
     }
 

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::control::rpc;
 use crate::ids::{ServerIx, SetIx};
-use crate::service::snapshot::Snapshot;
+use crate::service::snapshot::{PortInfo, Snapshot};
+use crate::snat::steering::{Reta, Steering, SteeringMode};
 use crate::worker::message::{Link, Notice};
 
 const CONFIG: &str = r#"
@@ -107,7 +108,7 @@ impl Fixture {
                 snapshot: None,
                 alive: Some(alive),
             };
-            worker.put_in_force(update);
+            worker.put_in_force(Box::new(update));
             workers.push(worker);
         }
         let management = Management::new(Setup {
@@ -222,7 +223,7 @@ fn a_refused_change_changes_nothing() {
             "server.del",
             json!({"service": "wbe", "server": "a"}),
             rpc::FAILED,
-            "web",
+            "wbe",
         ),
         (
             "server.add",
@@ -663,6 +664,15 @@ fn a_worker_that_dies_ends_the_others() {
     assert_eq!(error, "worker 1 ended unexpectedly");
 }
 
-fn first_state(config: Config) -> (State, Vec<Box<Update>>) {
-    State::new(config, 2)
+fn first_state(config: Config) -> (State, Vec<Update>) {
+    let reta = Reta::even(128, 2).expect("a table");
+    let steering = Steering::new([7; 40], reta, SteeringMode::Software).expect("steering");
+    let port = PortInfo {
+        name: "wan".into(),
+        mac: MacAddr([2, 0, 0, 0, 0, 1]),
+        mtu: 1500,
+        addresses: Vec::new(),
+        gateway: None,
+    };
+    State::new(config, vec![port], Arc::new(steering), 2, 7).expect("a state")
 }
