@@ -28,6 +28,8 @@ mod open;
 mod out;
 pub mod parse;
 mod path;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

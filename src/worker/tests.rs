@@ -1,0 +1,328 @@
+//! The whole packet path on memory I/O: packets in, packets out, counters.
+
+mod lab;
+
+use lab::{CLIENT, Lab, SERVERS, Tcp, VIP, flags};
+
+use crate::conntrack::entry::State;
+use crate::service::snapshot::ServerState;
+use crate::stats::{DropReason, Event};
+
+#[test]
+fn a_syn_is_translated_on_both_sides() {
+    let mut lab = Lab::new();
+    let syn = Tcp::from_client(4000, flags::SYN).seq(100);
+    let out = lab.client_sends(syn);
+    let to_server = out.to_server();
+    assert_eq!(to_server.dst, SERVERS[0]);
+    assert_eq!(to_server.dst_port, 8080);
+    assert!(lab.is_local(to_server.src));
+    assert_eq!(to_server.seq, 100);
+    assert_eq!(to_server.ttl, 63);
+
+    let reply = to_server.reply(flags::SYN | flags::ACK).seq(900).ack(101);
+    let out = lab.server_sends(reply);
+    let to_client = out.to_client();
+    assert_eq!((to_client.src, to_client.src_port), (VIP, 80));
+    assert_eq!((to_client.dst, to_client.dst_port), (CLIENT, 4000));
+    assert_eq!((to_client.seq, to_client.ack), (900, 101));
+}
+
+#[test]
+fn a_whole_connection_ends_in_time_wait_and_its_port_rests() {
+    let mut lab = Lab::new();
+    let mut flow = lab.connect(4000);
+    flow.exchange(&mut lab, b"request", b"response");
+    flow.client_closes(&mut lab);
+    flow.server_closes(&mut lab);
+    assert_eq!(lab.states(), [State::TimeWait]);
+    assert_eq!(lab.active(0), 0);
+    lab.pass(59_000);
+    assert_eq!(lab.states(), [State::TimeWait]);
+    lab.pass(1_100);
+    assert!(lab.states().is_empty());
+    assert_eq!(lab.ports_in_use(), 0);
+}
+
+#[test]
+fn requests_go_round_the_servers_in_turn() {
+    let mut lab = Lab::new();
+    let servers: Vec<_> = (0..4)
+        .map(|i| {
+            let out = lab.client_sends(Tcp::from_client(4000 + i, flags::SYN));
+            out.to_server().dst
+        })
+        .collect();
+    assert_eq!(servers, [SERVERS[0], SERVERS[1], SERVERS[0], SERVERS[1]]);
+}
+
+#[test]
+fn an_unknown_segment_is_reset_by_the_rule() {
+    let mut lab = Lab::new();
+    let out = lab.client_sends(
+        Tcp::from_client(4000, flags::FIN | flags::ACK)
+            .seq(7)
+            .ack(99),
+    );
+    let reset = out.to_client();
+    assert_eq!((reset.src, reset.src_port), (VIP, 80));
+    assert_eq!((reset.flags, reset.seq), (flags::RST, 99));
+    assert_eq!(lab.event(Event::ResetUnknownClient), 1);
+    assert_eq!(lab.drops(DropReason::UnknownFlowClient), 1);
+
+    let out = lab.client_sends(Tcp::from_client(4000, flags::RST).seq(7));
+    assert!(out.is_empty());
+}
+
+#[test]
+fn a_server_s_unknown_segment_is_reset_from_the_local_address() {
+    let mut lab = Lab::new();
+    let stray = Tcp::from_server(0, lab.local(), 2000, flags::ACK)
+        .seq(5)
+        .ack(77);
+    let out = lab.server_sends(stray);
+    let reset = out.to_server();
+    assert_eq!((reset.flags, reset.seq), (flags::RST, 77));
+    assert_eq!(reset.src, lab.local());
+    assert_eq!(lab.event(Event::ResetUnknownServer), 1);
+}
+
+#[test]
+fn a_syn_on_a_finished_connection_starts_afresh_at_once() {
+    let mut lab = Lab::new();
+    let mut flow = lab.connect(4000);
+    flow.server_closes(&mut lab);
+    flow.client_closes(&mut lab);
+    assert_eq!(lab.states(), [State::TimeWait]);
+    let out = lab.client_sends(Tcp::from_client(4000, flags::SYN).seq(5_000_000));
+    let syn = out.to_server();
+    assert_eq!(syn.dst, SERVERS[1], "scheduled afresh");
+    assert_ne!(syn.src_port, flow.local_port, "on a local port that rested");
+    assert_eq!(lab.states(), [State::Resting, State::SynSent]);
+    assert_eq!(lab.event(Event::ClientPortReused), 1);
+}
+
+#[test]
+fn a_syn_on_a_half_closed_connection_resets_the_old_server() {
+    let mut lab = Lab::new();
+    let mut flow = lab.connect(4000);
+    flow.server_closes(&mut lab);
+    let out = lab.client_sends(Tcp::from_client(4000, flags::SYN).seq(5_000_000));
+    let packets = out.all_to_server();
+    assert_eq!(packets.len(), 2);
+    assert_eq!(packets[0].flags & flags::RST, flags::RST);
+    assert_eq!(packets[0].dst_port, 8080);
+    assert_eq!(packets[1].flags, flags::SYN);
+}
+
+#[test]
+fn a_silent_server_s_syn_moves_within_a_quarter_second() {
+    let mut lab = Lab::new();
+    let out = lab.client_sends(Tcp::from_client(4000, flags::SYN).seq(100));
+    let first = out.to_server();
+    let out = lab.pass(280);
+    let second = out.to_server();
+    assert_eq!((first.dst, second.dst), (SERVERS[0], SERVERS[1]));
+    assert_eq!((second.flags, second.seq), (flags::SYN, 100));
+    assert_eq!(lab.event(Event::SynMoved), 1);
+    assert_eq!(lab.failures(0), 1);
+
+    let out = lab.server_sends(second.reply(flags::SYN | flags::ACK).seq(900).ack(101));
+    assert_eq!(out.to_client().flags, flags::SYN | flags::ACK);
+
+    let late = lab.server_sends(first.reply(flags::SYN | flags::ACK).seq(33).ack(101));
+    let reset = late.to_server();
+    assert_eq!(
+        (reset.dst, reset.flags, reset.seq),
+        (SERVERS[0], flags::RST, 101)
+    );
+    assert_eq!(lab.event(Event::ResetAbandoned), 1);
+}
+
+#[test]
+fn a_refusing_server_s_syn_moves_at_once_and_the_last_refusal_passes() {
+    let mut lab = Lab::new();
+    let first = lab
+        .client_sends(Tcp::from_client(4000, flags::SYN).seq(100))
+        .to_server();
+    let out = lab.server_sends(first.reply(flags::RST | flags::ACK).ack(101));
+    let second = out.to_server();
+    assert_eq!(second.dst, SERVERS[1]);
+    let out = lab.server_sends(second.reply(flags::RST | flags::ACK).ack(101));
+    let refusal = out.to_client();
+    assert_eq!(refusal.flags, flags::RST | flags::ACK);
+    assert_eq!(refusal.ack, 101);
+    assert_eq!(lab.event(Event::ServerRefused), 2);
+}
+
+#[test]
+fn a_rebooted_client_s_held_syn_is_replayed_after_its_reset() {
+    let mut lab = Lab::new();
+    let flow = lab.connect(4000);
+    let syn = Tcp::from_client(4000, flags::SYN).seq(8_000_000);
+    let passed = lab.client_sends(syn).to_server();
+    assert_eq!(
+        passed.src_port, flow.local_port,
+        "the server may challenge it"
+    );
+    let challenge = passed
+        .reply(flags::ACK)
+        .seq(flow.server_next)
+        .ack(flow.client_next);
+    let out = lab.server_sends(challenge);
+    let challenge = out.to_client();
+    assert_eq!(challenge.ack, flow.client_next);
+    let out = lab.client_sends(Tcp::from_client(4000, flags::RST).seq(flow.client_next));
+    let packets = out.all_to_server();
+    assert_eq!(packets[0].flags, flags::RST);
+    assert_eq!((packets[1].flags, packets[1].seq), (flags::SYN, 8_000_000));
+    assert_ne!(packets[1].src_port, flow.local_port);
+    assert_eq!(lab.event(Event::SynReplayed), 1);
+}
+
+#[test]
+fn a_forged_reset_changes_nothing() {
+    let mut lab = Lab::new();
+    let flow = lab.connect(4000);
+    let forged = Tcp::from_client(4000, flags::RST).seq(flow.client_next.wrapping_add(1 << 30));
+    assert!(lab.client_sends(forged).is_empty());
+    assert_eq!(lab.states(), [State::Established]);
+    assert_eq!(lab.drops(DropReason::TcpRstOutOfWindow), 1);
+}
+
+#[test]
+fn an_idle_connection_is_reset_at_both_ends() {
+    let mut lab = Lab::new();
+    let flow = lab.connect(4000);
+    let out = lab.pass(lab::ESTABLISHED_MS + 100);
+    let (client, server) = (out.to_client(), out.to_server());
+    assert_eq!(client.flags & flags::RST, flags::RST);
+    assert_eq!(client.seq, flow.server_next);
+    assert_eq!(server.flags & flags::RST, flags::RST);
+    assert_eq!(server.seq, flow.client_next);
+    assert_eq!(lab.event(Event::ResetIdle), 2);
+}
+
+#[test]
+fn connections_of_a_removed_server_are_reset_at_once() {
+    let mut lab = Lab::new();
+    let flow = lab.connect(4000);
+    lab.set_server(0, ServerState::Removed);
+    let out = lab.pass(5);
+    assert_eq!(out.to_client().seq, flow.server_next);
+    assert_eq!(out.to_server().seq, flow.client_next);
+    assert_eq!(lab.event(Event::ResetServerGone), 2);
+}
+
+#[test]
+fn connections_of_a_draining_server_go_on() {
+    let mut lab = Lab::new();
+    let mut flow = lab.connect(4000);
+    lab.set_server(0, ServerState::Draining);
+    lab.pass(50);
+    flow.exchange(&mut lab, b"more", b"of it");
+    for port in 5000..5004 {
+        let out = lab.client_sends(Tcp::from_client(port, flags::SYN));
+        assert_eq!(out.to_server().dst, SERVERS[1]);
+    }
+}
+
+#[test]
+fn without_a_server_a_syn_is_refused_at_once() {
+    let mut lab = Lab::new();
+    lab.set_server(0, ServerState::Down);
+    lab.set_server(1, ServerState::Down);
+    let out = lab.client_sends(Tcp::from_client(4000, flags::SYN).seq(100));
+    let reset = out.to_client();
+    assert_eq!((reset.flags, reset.ack), (flags::RST | flags::ACK, 101));
+    assert_eq!(lab.drops(DropReason::NoServer), 1);
+}
+
+#[test]
+fn without_a_rested_port_one_is_stolen_and_the_sequence_moves() {
+    let mut lab = Lab::with_ports(2000..=2001);
+    for (port, isn) in [(4000, 1_000), (4001, 2_000)] {
+        let mut flow = lab.connect_with(port, isn, 0);
+        flow.server_closes(&mut lab);
+        flow.client_closes(&mut lab);
+    }
+    let mut flow = lab.connect_with(4002, 4_000_000_000, 0);
+    assert_eq!(lab.event(Event::LocalPortStolen), 1);
+    assert!(
+        flow.server_saw_isn.wrapping_sub(1_000) < 1 << 31,
+        "after the old connection: {}",
+        flow.server_saw_isn
+    );
+    flow.exchange(&mut lab, b"request", b"response");
+}
+
+#[test]
+fn all_ports_in_use_is_refused_at_once() {
+    let mut lab = Lab::with_ports(2000..=2000);
+    let _first = lab.connect_with(4000, 1, 0);
+    let _second = lab.connect_with(4001, 1, 1);
+    let out = lab.client_sends(Tcp::from_client(4002, flags::SYN).seq(5));
+    assert_eq!(out.to_client().flags, flags::RST | flags::ACK);
+    assert_eq!(lab.drops(DropReason::NoLocalPort), 1);
+}
+
+#[test]
+fn a_full_table_gives_up_half_open_connections_first() {
+    let mut lab = Lab::with_capacity(4);
+    let _established = lab.connect(4000);
+    for port in 5000..5010 {
+        let out = lab.client_sends(Tcp::from_client(port, flags::SYN).seq(1));
+        assert_eq!(out.to_server().flags, flags::SYN);
+    }
+    assert!(lab.event(Event::HalfOpenEvicted) >= 7);
+    assert!(lab.states().contains(&State::Established));
+}
+
+#[test]
+fn packets_wait_for_the_next_hop_and_leave_with_its_answer() {
+    let mut lab = Lab::unresolved();
+    let out = lab.client_sends(Tcp::from_client(4000, flags::SYN).seq(1));
+    assert!(out.all_to_server().is_empty());
+    let request = out.arp_request().expect("asked at once");
+    assert_eq!(request.target_ip, SERVERS[0]);
+    let out = lab.arp_answer(SERVERS[0]);
+    assert_eq!(out.to_server().flags, flags::SYN);
+    assert_eq!(lab.event(Event::NeighborHeld), 1);
+}
+
+#[test]
+fn udp_is_balanced_and_answers_come_from_the_vip() {
+    let mut lab = Lab::new();
+    let to_server = lab.client_sends_udp(5353, b"ask").to_server();
+    assert_eq!(to_server.dst_port, 9090);
+    let to_client = lab.server_sends_udp(&to_server, b"answer").to_client();
+    assert_eq!((to_client.src, to_client.src_port), (VIP, 53));
+    assert_eq!(lab.states(), [State::UdpTwoWay]);
+}
+
+#[test]
+fn ttl_ends_at_the_gateway_with_time_exceeded() {
+    let mut lab = Lab::new();
+    let out = lab.client_sends(Tcp::from_client(4000, flags::SYN).ttl(1));
+    assert_eq!(out.icmp_to_client(), Some((11, 0)));
+    assert_eq!(lab.drops(DropReason::TtlExpired), 1);
+}
+
+#[test]
+fn pings_to_vip_and_local_address_are_answered() {
+    let mut lab = Lab::new();
+    assert_eq!(lab.ping(VIP).icmp_to_client(), Some((0, 0)));
+    assert_eq!(lab.ping(lab.local()).icmp_to_client(), Some((0, 0)));
+    assert_eq!(lab.event(Event::EchoReplies), 2);
+}
+
+#[test]
+fn icmp_errors_reach_the_client_with_its_own_packet_quoted() {
+    let mut lab = Lab::new();
+    let to_server = lab.client_sends_udp(5353, b"ask").to_server();
+    let out = lab.server_sends_icmp(3, 3, &to_server);
+    let (quote, kind) = out.quoted_to_client();
+    assert_eq!(kind, (3, 3));
+    assert_eq!((quote.src, quote.src_port), (CLIENT, 5353));
+    assert_eq!((quote.dst, quote.dst_port), (VIP, 53));
+}

@@ -1,0 +1,720 @@
+//! A worker between a client segment (port 0) and a server segment (port 1),
+//! and the packets to play with it.
+
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use crate::arena::Arena;
+use crate::conntrack::entry::{State, proto};
+use crate::conntrack::hash::HashKey;
+use crate::conntrack::isn::IsnSecret;
+use crate::conntrack::table::ConnTable;
+use crate::conntrack::timeouts::Timeouts;
+use crate::ids::{PortIx, ServerIx, ServiceIx, SetIx, SlotIx, WorkerIx};
+use crate::io::PacketBuf;
+use crate::io::memory::{MemoryBuf, MemoryIo};
+use crate::service::route::{Route, Routes};
+use crate::service::schedule::{Plan, Scheduler};
+use crate::service::snapshot::{
+    Answer, Limits, Parts, PortInfo, Server, ServerState, Service, Snapshot,
+};
+use crate::snat::ports::{PortClasses, PortSet, WorkerPorts};
+use crate::snat::steering::{Reta, Steering, SteeringMode};
+use crate::snat::toeplitz::DEFAULT_KEY;
+use crate::stats::{DropReason, Event, WorkerStats};
+use crate::time::Millis;
+use crate::wire::arp::{ArpOp, ArpRepr, ArpView};
+use crate::wire::ethernet::{EtherType, EthernetRepr, EthernetView, MacAddr};
+use crate::wire::icmp::IcmpView;
+use crate::wire::ipv4::{Ipv4Repr, Ipv4View};
+use crate::wire::tcp::{Flags, TcpRepr, TcpView};
+use crate::wire::udp::UdpView;
+use crate::worker::message::{Command, Link, Update};
+use crate::worker::{Handover, Now, Setup, Worker};
+
+pub(super) const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
+pub(super) const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 100);
+pub(super) const LOCAL: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 10);
+pub(super) const SERVERS: [Ipv4Addr; 2] =
+    [Ipv4Addr::new(10, 2, 0, 101), Ipv4Addr::new(10, 2, 0, 102)];
+pub(super) const ESTABLISHED_MS: u32 = 10_000;
+
+const WAN: PortIx = PortIx(0);
+const LAN: PortIx = PortIx(1);
+const OWN: [MacAddr; 2] = [MacAddr([2, 0, 0, 0, 0, 1]), MacAddr([2, 0, 0, 0, 0, 2])];
+const PEER: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x99]);
+
+pub(super) mod flags {
+    pub const FIN: u8 = 1;
+    pub const SYN: u8 = 2;
+    pub const RST: u8 = 4;
+    pub const ACK: u8 = 16;
+}
+
+/// A TCP segment or UDP datagram with its addresses.
+#[derive(Clone, Debug)]
+pub(super) struct Tcp {
+    pub src: Ipv4Addr,
+    pub dst: Ipv4Addr,
+    pub src_port: u16,
+    pub dst_port: u16,
+    pub flags: u8,
+    pub seq: u32,
+    pub ack: u32,
+    pub ttl: u8,
+    pub protocol: u8,
+    pub payload: Vec<u8>,
+}
+
+impl Tcp {
+    fn new(src: Ipv4Addr, src_port: u16, dst: Ipv4Addr, dst_port: u16, flags: u8) -> Self {
+        Self {
+            src,
+            dst,
+            src_port,
+            dst_port,
+            flags,
+            seq: 0,
+            ack: 0,
+            ttl: 64,
+            protocol: proto::TCP,
+            payload: Vec::new(),
+        }
+    }
+
+    pub fn from_client(port: u16, flags: u8) -> Self {
+        Self::new(CLIENT, port, VIP, 80, flags)
+    }
+
+    pub fn from_server(server: usize, local: Ipv4Addr, local_port: u16, flags: u8) -> Self {
+        Self::new(SERVERS[server], 8080, local, local_port, flags)
+    }
+
+    /// The packet back to its sender.
+    pub fn reply(&self, flags: u8) -> Self {
+        Self {
+            protocol: self.protocol,
+            ..Self::new(self.dst, self.dst_port, self.src, self.src_port, flags)
+        }
+    }
+
+    pub fn seq(mut self, seq: u32) -> Self {
+        self.seq = seq;
+        self
+    }
+
+    pub fn ack(mut self, ack: u32) -> Self {
+        self.ack = ack;
+        self
+    }
+
+    pub fn ttl(mut self, ttl: u8) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    pub fn payload(mut self, payload: &[u8]) -> Self {
+        self.payload = payload.to_vec();
+        self
+    }
+
+    /// The IPv4 packet.
+    fn packet(&self) -> Vec<u8> {
+        let mut transport = if self.protocol == proto::TCP {
+            let mut header = [0; 20];
+            TcpRepr {
+                src_port: self.src_port,
+                dst_port: self.dst_port,
+                seq: self.seq,
+                ack: self.ack,
+                flags: Flags(self.flags),
+                window: 1_000,
+            }
+            .emit(self.src, self.dst, &mut header);
+            header.to_vec()
+        } else {
+            let len = (8 + self.payload.len()) as u16;
+            [self.src_port, self.dst_port, len, 0]
+                .iter()
+                .flat_map(|field| field.to_be_bytes())
+                .collect()
+        };
+        transport.extend_from_slice(&self.payload);
+        if self.protocol == proto::TCP {
+            TcpView::new_checked(&mut transport[..])
+                .expect("whole")
+                .fill_checksum(self.src, self.dst);
+        } else {
+            let len = transport.len();
+            UdpView::new_checked(&mut transport[..], len)
+                .expect("whole")
+                .fill_checksum(self.src, self.dst);
+        }
+        ipv4(self.src, self.dst, self.protocol, self.ttl, &transport)
+    }
+
+    /// Reads an IPv4 packet, and checks its checksums.
+    fn read(packet: &[u8]) -> Self {
+        let ip = Ipv4View::new_checked(packet, packet.len()).expect("IPv4");
+        assert!(ip.verify_checksum(), "IPv4 checksum");
+        let mut read = Self::read_quoted(packet);
+        if read.protocol == proto::TCP {
+            let tcp = TcpView::new_checked(ip.payload()).expect("TCP");
+            assert!(tcp.verify_checksum(ip.src(), ip.dst()), "TCP checksum");
+            read.flags = tcp.flags().0;
+            read.ack = tcp.ack();
+            read.payload = tcp.payload().to_vec();
+        } else {
+            let udp = UdpView::new_checked(ip.payload(), ip.payload().len()).expect("UDP");
+            assert!(udp.verify_checksum(ip.src(), ip.dst()), "UDP checksum");
+            read.payload = udp.payload().to_vec();
+        }
+        read
+    }
+
+    /// Reads what an ICMP error quotes.
+    fn read_quoted(packet: &[u8]) -> Self {
+        let ip = Ipv4View::new_quoted(packet).expect("IPv4");
+        let bytes = ip.payload();
+        let half = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+        let mut read = Self::new(ip.src(), half(0), ip.dst(), half(2), 0);
+        read.protocol = ip.protocol();
+        read.ttl = ip.ttl();
+        read.seq = u32::from(half(4)) << 16 | u32::from(half(6));
+        read
+    }
+}
+
+fn ipv4(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, ttl: u8, payload: &[u8]) -> Vec<u8> {
+    let mut header = [0; 20];
+    Ipv4Repr {
+        src,
+        dst,
+        protocol,
+        payload_len: payload.len() as u16,
+        ttl,
+        ident: 1,
+        dont_fragment: true,
+        dscp: 0,
+    }
+    .emit(&mut header);
+    [&header[..], payload].concat()
+}
+
+fn frame(port: PortIx, ethertype: EtherType, payload: &[u8]) -> MemoryBuf {
+    let mut header = [0; 14];
+    EthernetRepr {
+        dst: OWN[port.ix()],
+        src: PEER,
+        ethertype,
+    }
+    .emit(&mut header);
+    MemoryBuf::new(&[&header[..], payload].concat())
+}
+
+/// What the worker transmitted.
+#[derive(Debug, Default)]
+pub(super) struct Out {
+    ip: Vec<(PortIx, Vec<u8>)>,
+    arp: Vec<(PortIx, ArpRepr)>,
+}
+
+impl Out {
+    pub fn is_empty(&self) -> bool {
+        self.ip.is_empty()
+    }
+
+    fn on(&self, port: PortIx) -> Vec<&[u8]> {
+        let there = self.ip.iter().filter(|(out, _)| *out == port);
+        there.map(|(_, packet)| &packet[..]).collect()
+    }
+
+    fn single(&self, port: PortIx) -> &[u8] {
+        let packets = self.on(port);
+        assert_eq!(packets.len(), 1, "packets on port {port}: {self:?}");
+        packets[0]
+    }
+
+    pub fn to_server(&self) -> Tcp {
+        Tcp::read(self.single(LAN))
+    }
+
+    pub fn all_to_server(&self) -> Vec<Tcp> {
+        self.on(LAN).into_iter().map(Tcp::read).collect()
+    }
+
+    pub fn to_client(&self) -> Tcp {
+        Tcp::read(self.single(WAN))
+    }
+
+    /// Type and code of the only ICMP message to the client.
+    pub fn icmp_to_client(&self) -> Option<(u8, u8)> {
+        let ip = Ipv4View::new_quoted(self.single(WAN)).expect("IPv4");
+        assert!(ip.verify_checksum(), "IPv4 checksum");
+        if ip.protocol() != proto::ICMP {
+            return None;
+        }
+        let icmp = IcmpView::new_checked(ip.payload()).expect("ICMP");
+        assert!(icmp.verify_checksum(), "ICMP checksum");
+        Some((icmp.icmp_type().0, icmp.code()))
+    }
+
+    /// What the only ICMP error to the client quotes, and its type and code.
+    pub fn quoted_to_client(&self) -> (Tcp, (u8, u8)) {
+        let kind = self.icmp_to_client().expect("ICMP");
+        let ip = Ipv4View::new_quoted(self.single(WAN)).expect("IPv4");
+        assert_eq!((ip.src(), ip.dst()), (VIP, CLIENT));
+        let quoted = &ip.payload()[8..];
+        let inner = Ipv4View::new_quoted(quoted).expect("IPv4");
+        assert!(inner.verify_checksum(), "quoted IPv4 checksum");
+        (Tcp::read_quoted(quoted), kind)
+    }
+
+    pub fn arp_request(&self) -> Option<ArpRepr> {
+        let mut requests = self.arp.iter().map(|(_, arp)| *arp);
+        requests.find(|arp| arp.op == ArpOp::Request && arp.sender_ip != arp.target_ip)
+    }
+}
+
+pub(super) struct Lab {
+    pub worker: Worker<MemoryIo>,
+    link: Link,
+    steering: Arc<Steering>,
+    servers: Vec<Server>,
+    now: Millis,
+    generation: u64,
+    losses: u64,
+    /// ARP requests of the worker are answered.
+    resolves: bool,
+}
+
+impl Lab {
+    pub fn new() -> Self {
+        Self::build(1024..=65535, 1 << 12, true)
+    }
+
+    pub fn with_ports(ports: RangeInclusive<u16>) -> Self {
+        Self::build(ports, 1 << 12, true)
+    }
+
+    pub fn with_capacity(connections: usize) -> Self {
+        Self::build(1024..=65535, connections, true)
+    }
+
+    pub fn unresolved() -> Self {
+        Self::build(1024..=65535, 1 << 12, false)
+    }
+
+    fn build(ports: RangeInclusive<u16>, connections: usize, resolves: bool) -> Self {
+        let reta = Reta::even(2, 1).expect("a table");
+        let steering = Steering::new(DEFAULT_KEY, reta, SteeringMode::Software).expect("steering");
+        let steering = Arc::new(steering);
+        let classes = Arc::new(PortClasses::new(Arc::clone(&steering), ports));
+        let lends = Arc::new(WorkerPorts::new(classes, WorkerIx(0)));
+        let server = |service, addr, port, set| Server {
+            name: format!("{addr}"),
+            service: ServiceIx(service),
+            addr,
+            port,
+            weight: 1,
+            state: ServerState::Up,
+            locals: Box::new([(LOCAL, SetIx(set))]),
+        };
+        let servers = vec![
+            server(0, SERVERS[0], 8080, 0),
+            server(0, SERVERS[1], 8080, 1),
+            server(1, SERVERS[0], 9090, 2),
+        ];
+        let new_sets = servers
+            .iter()
+            .map(|server| {
+                let set = PortSet::new(Arc::clone(&lends), LOCAL, server.addr, server.port, 1);
+                (server.locals[0].1, Box::new(set))
+            })
+            .collect();
+        let now = Millis(u32::MAX - 2_000);
+        let (table, _) = ConnTable::new(
+            Arena::anonymous(connections).expect("memory"),
+            HashKey::from_bytes([7; 32]),
+            now,
+        )
+        .expect("a table");
+        let link = Link::new();
+        let snapshot = Arc::new(snapshot(&servers, &steering, 1, 0));
+        let setup = Setup {
+            ix: WorkerIx(0),
+            table,
+            held_syns: 64,
+            neighbors: 64,
+            max_services: 4,
+            max_servers: 8,
+            max_sets: 8,
+            stats: Arc::new(WorkerStats::new(2, 8, 4)),
+            link: link.clone(),
+            handover: Handover::mesh(1, 8).remove(0),
+            isn_secret: IsnSecret([3; 16]),
+        };
+        let first = Box::new(Update {
+            snapshot,
+            new_sets,
+            unwanted_sets: Vec::new(),
+            returned_sets: Vec::new(),
+        });
+        let at = Now { ms: now, tsc: 0 };
+        let mut lab = Self {
+            worker: Worker::new(setup, MemoryIo::new(2), first, at),
+            link,
+            steering,
+            servers,
+            now,
+            generation: 1,
+            losses: 0,
+            resolves,
+        };
+        lab.pass(2);
+        lab
+    }
+
+    pub fn local(&self) -> Ipv4Addr {
+        LOCAL
+    }
+
+    pub fn is_local(&self, addr: Ipv4Addr) -> bool {
+        addr == LOCAL
+    }
+
+    fn poll(&mut self) {
+        let now = Now {
+            ms: self.now,
+            tsc: 0,
+        };
+        self.worker.poll(now);
+    }
+
+    /// Takes what was transmitted, answering ARP requests until there are no
+    /// more.
+    fn collect(&mut self) -> Out {
+        let mut out = Out::default();
+        loop {
+            let mut asked = Vec::new();
+            for port in [WAN, LAN] {
+                for packet in std::mem::take(&mut self.worker.io.tx[port.ix()]) {
+                    let frame = EthernetView::new_checked(packet.bytes()).expect("a frame");
+                    assert_eq!(frame.src(), OWN[port.ix()]);
+                    if frame.ethertype() == EtherType::IPV4 {
+                        assert_eq!(frame.dst(), PEER);
+                        let total = u16::from_be_bytes([frame.payload()[2], frame.payload()[3]]);
+                        let ip = frame.payload()[..usize::from(total)].to_vec();
+                        out.ip.push((port, ip));
+                    } else {
+                        let arp = ArpView::new_checked(frame.payload()).expect("ARP");
+                        let arp = ArpRepr::parse(&arp);
+                        if arp.op == ArpOp::Request && arp.target_ip != arp.sender_ip {
+                            asked.push((port, arp.target_ip));
+                        }
+                        out.arp.push((port, arp));
+                    }
+                }
+            }
+            if asked.is_empty() || !self.resolves {
+                return out;
+            }
+            for (port, addr) in asked {
+                self.push_arp_answer(port, addr);
+            }
+            self.poll();
+        }
+    }
+
+    fn push_arp_answer(&mut self, port: PortIx, addr: Ipv4Addr) {
+        let mut answer = [0; 28];
+        ArpRepr {
+            op: ArpOp::Reply,
+            sender_mac: PEER,
+            sender_ip: addr,
+            target_mac: OWN[port.ix()],
+            target_ip: Ipv4Addr::UNSPECIFIED,
+        }
+        .emit(&mut answer);
+        self.worker.io.rx[port.ix()].push_back(frame(port, EtherType::ARP, &answer));
+    }
+
+    pub fn arp_answer(&mut self, addr: Ipv4Addr) -> Out {
+        self.push_arp_answer(LAN, addr);
+        self.poll();
+        self.collect()
+    }
+
+    fn send(&mut self, port: PortIx, packet: &[u8]) -> Out {
+        self.worker.io.rx[port.ix()].push_back(frame(port, EtherType::IPV4, packet));
+        self.poll();
+        self.collect()
+    }
+
+    pub fn client_sends(&mut self, packet: Tcp) -> Out {
+        self.send(WAN, &packet.packet())
+    }
+
+    pub fn server_sends(&mut self, packet: Tcp) -> Out {
+        self.send(LAN, &packet.packet())
+    }
+
+    pub fn client_sends_udp(&mut self, port: u16, payload: &[u8]) -> Out {
+        let mut datagram = Tcp::new(CLIENT, port, VIP, 53, 0).payload(payload);
+        datagram.protocol = proto::UDP;
+        self.client_sends(datagram)
+    }
+
+    pub fn server_sends_udp(&mut self, request: &Tcp, payload: &[u8]) -> Out {
+        self.server_sends(request.reply(0).payload(payload))
+    }
+
+    /// ICMP of the first server about a packet that it got.
+    pub fn server_sends_icmp(&mut self, kind: u8, code: u8, about: &Tcp) -> Out {
+        let mut message = vec![kind, code, 0, 0, 0, 0, 0, 0];
+        message.extend_from_slice(&about.packet());
+        IcmpView::new_checked(&mut message[..])
+            .expect("whole")
+            .fill_checksum();
+        let packet = ipv4(about.dst, about.src, proto::ICMP, 64, &message);
+        self.send(LAN, &packet)
+    }
+
+    /// The client pings an address.
+    pub fn ping(&mut self, addr: Ipv4Addr) -> Out {
+        let mut message = vec![8, 0, 0, 0, 0, 1, 0, 1, b'h', b'i'];
+        IcmpView::new_checked(&mut message[..])
+            .expect("whole")
+            .fill_checksum();
+        let packet = ipv4(CLIENT, addr, proto::ICMP, 64, &message);
+        self.send(WAN, &packet)
+    }
+
+    /// Time passes in small steps, the worker polling.
+    pub fn pass(&mut self, ms: u32) -> Out {
+        let mut all = Out::default();
+        for step in (0..ms).step_by(8) {
+            self.now = self.now.plus(8.min(ms - step));
+            self.poll();
+            let out = self.collect();
+            all.ip.extend(out.ip);
+            all.arp.extend(out.arp);
+        }
+        all
+    }
+
+    pub fn set_server(&mut self, server: usize, state: ServerState) {
+        self.servers[server].state = state;
+        self.generation += 1;
+        if !state.keeps_connections() {
+            self.losses += 1;
+        }
+        let snapshot = snapshot(&self.servers, &self.steering, self.generation, self.losses);
+        let update = Box::new(Update {
+            snapshot: Arc::new(snapshot),
+            new_sets: Vec::new(),
+            unwanted_sets: Vec::new(),
+            returned_sets: Vec::new(),
+        });
+        self.link
+            .commands
+            .push(Command::Apply(update))
+            .expect("room");
+    }
+
+    pub fn states(&self) -> Vec<State> {
+        let table = self.worker.table();
+        table
+            .slots(SlotIx(0), table.slots_end())
+            .map(|slot| table.get(slot).state)
+            .collect()
+    }
+
+    pub fn ports_in_use(&self) -> u32 {
+        let sets = self.worker.sets.iter().flatten();
+        sets.map(|set| set.used_count() + set.resting_count()).sum()
+    }
+
+    pub fn event(&self, event: Event) -> u64 {
+        self.worker.stats.event(event).get()
+    }
+
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        self.worker.stats.drop_counter(reason).get()
+    }
+
+    pub fn active(&self, server: u32) -> u64 {
+        self.worker.stats.server(ServerIx(server)).active.get()
+    }
+
+    pub fn failures(&self, server: u32) -> u64 {
+        self.worker.stats.server(ServerIx(server)).failures.get()
+    }
+
+    pub fn connect(&mut self, client_port: u16) -> Flow {
+        self.connect_any(client_port, 1_000)
+    }
+
+    /// Connects, and checks that a given server gets it.
+    pub fn connect_with(&mut self, client_port: u16, isn: u32, server: usize) -> Flow {
+        // Others are asked until it is the server's turn; they refuse nothing.
+        while self.next_server() != server {
+            self.worker.cursors[0].0 += 1;
+        }
+        let flow = self.connect_any(client_port, isn);
+        assert_eq!(flow.to_server.dst, SERVERS[server]);
+        flow
+    }
+
+    fn next_server(&self) -> usize {
+        self.worker.cursors[0].0 as usize % SERVERS.len()
+    }
+
+    fn connect_any(&mut self, client_port: u16, isn: u32) -> Flow {
+        let syn = Tcp::from_client(client_port, flags::SYN).seq(isn);
+        let to_server = self.client_sends(syn).to_server();
+        let server_isn = 70_000;
+        let syn_ack = to_server
+            .reply(flags::SYN | flags::ACK)
+            .seq(server_isn)
+            .ack(to_server.seq.wrapping_add(1));
+        let to_client = self.server_sends(syn_ack).to_client();
+        assert_eq!(to_client.ack, isn.wrapping_add(1));
+        let ack = Tcp::from_client(client_port, flags::ACK)
+            .seq(isn.wrapping_add(1))
+            .ack(server_isn + 1);
+        let _ = self.client_sends(ack).to_server();
+        Flow {
+            client_port,
+            local_port: to_server.src_port,
+            server_saw_isn: to_server.seq,
+            client_next: isn.wrapping_add(1),
+            server_next: server_isn + 1,
+            seen_next: to_server.seq.wrapping_add(1),
+            to_server,
+        }
+    }
+}
+
+fn snapshot(
+    servers: &[Server],
+    steering: &Arc<Steering>,
+    generation: u64,
+    losses: u64,
+) -> Snapshot {
+    let port = |name: &str, mac, net: &str| PortInfo {
+        name: name.into(),
+        mac,
+        mtu: 1500,
+        addresses: vec![net.parse().expect("a network")],
+        gateway: None,
+    };
+    let service = |ix: u32, port, protocol| Service {
+        name: format!("service{ix}"),
+        vip: VIP,
+        port,
+        protocol,
+        plan: Plan::build(
+            Scheduler::RoundRobin,
+            &servers
+                .iter()
+                .enumerate()
+                .filter(|(_, s)| s.service.0 == ix && s.state == ServerState::Up)
+                .map(|(slot, s)| (ServerIx(slot as u32), s.weight))
+                .collect::<Vec<_>>(),
+        ),
+        timeouts: Timeouts {
+            established: ESTABLISHED_MS,
+            ..Timeouts::default()
+        },
+        unknown_flow: Answer::Reset,
+        on_expire: Answer::Reset,
+        syn_retry_ms: 250,
+        syn_attempts: 3,
+        fail_after: 0,
+    };
+    let route = |net: &str, port| Route {
+        to: net.parse().expect("a network"),
+        via: None,
+        port,
+    };
+    Snapshot::new(Parts {
+        generation,
+        route_generation: 1,
+        losses,
+        ports: vec![
+            port("wan", OWN[0], "10.1.0.1/24"),
+            port("lan", OWN[1], "10.2.0.1/24"),
+        ],
+        routes: Routes::new(vec![route("10.1.0.0/24", WAN), route("10.2.0.0/24", LAN)]),
+        services: vec![
+            Some(service(0, 80, proto::TCP)),
+            Some(service(1, 53, proto::UDP)),
+        ],
+        servers: servers.iter().cloned().map(Some).collect(),
+        steering: Arc::clone(steering),
+        limits: Limits {
+            resets_per_second: 1_000,
+            icmp_per_second: 1_000,
+        },
+        locals: vec![LOCAL],
+    })
+}
+
+/// An established connection, as its two ends see it.
+pub(super) struct Flow {
+    client_port: u16,
+    pub local_port: u16,
+    pub server_saw_isn: u32,
+    /// Next sequence number of the client, as the client counts.
+    pub client_next: u32,
+    pub server_next: u32,
+    /// Next sequence number of the client, as the server counts.
+    seen_next: u32,
+    to_server: Tcp,
+}
+
+impl Flow {
+    fn from_client(&self, flags: u8) -> Tcp {
+        Tcp::from_client(self.client_port, flags)
+            .seq(self.client_next)
+            .ack(self.server_next)
+    }
+
+    fn from_server(&self, flags: u8) -> Tcp {
+        self.to_server
+            .reply(flags)
+            .seq(self.server_next)
+            .ack(self.seen_next)
+    }
+
+    pub fn exchange(&mut self, lab: &mut Lab, request: &[u8], response: &[u8]) {
+        let got = lab
+            .client_sends(self.from_client(flags::ACK).payload(request))
+            .to_server();
+        assert_eq!((got.seq, &got.payload[..]), (self.seen_next, request));
+        self.client_next = self.client_next.wrapping_add(request.len() as u32);
+        self.seen_next = self.seen_next.wrapping_add(request.len() as u32);
+        let got = lab
+            .server_sends(self.from_server(flags::ACK).payload(response))
+            .to_client();
+        assert_eq!((got.ack, &got.payload[..]), (self.client_next, response));
+        self.server_next = self.server_next.wrapping_add(response.len() as u32);
+    }
+
+    pub fn client_closes(&mut self, lab: &mut Lab) {
+        let fin = self.from_client(flags::FIN | flags::ACK);
+        let _ = lab.client_sends(fin).to_server();
+        self.client_next = self.client_next.wrapping_add(1);
+        self.seen_next = self.seen_next.wrapping_add(1);
+        let _ = lab.server_sends(self.from_server(flags::ACK)).to_client();
+    }
+
+    pub fn server_closes(&mut self, lab: &mut Lab) {
+        let fin = self.from_server(flags::FIN | flags::ACK);
+        let _ = lab.server_sends(fin).to_client();
+        self.server_next = self.server_next.wrapping_add(1);
+        let _ = lab.client_sends(self.from_client(flags::ACK)).to_server();
+    }
+}
