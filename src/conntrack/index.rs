@@ -361,7 +361,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{Bucket, Index, IndexFull, MIN_OVERFLOW, PLACES};
+    use super::{Index, IndexFull, MIN_OVERFLOW, PLACES};
     use crate::conntrack::entry::Direction;
     use crate::ids::SlotIx;
 
@@ -431,7 +431,7 @@ mod tests {
         let pool = index.buckets.as_slice().len() - index.home_buckets as usize;
         let used = overflow_in_use(&index);
         assert!(used > 0 && used * 2 < pool, "{used} of {pool}");
-        let bytes = index.buckets.as_slice().len() * size_of::<Bucket>();
+        let bytes = size_of_val(index.buckets.as_slice());
         assert!(bytes as f64 / f64::from(connections) < 27.0);
     }
 

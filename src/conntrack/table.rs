@@ -162,9 +162,11 @@ impl ConnTable {
     pub fn find(&self, hash: u64, tuple: &FlowTuple) -> Option<(SlotIx, Direction)> {
         let entries = self.arena.as_slice();
         self.index.lookup(hash, |slot, direction| {
-            entries.get(slot.ix()).is_some_and(|entry| match direction {
-                Direction::Forward => same_client(entry, tuple),
-                Direction::Reverse => same_server(entry, tuple),
+            // Both compared, then one chosen: which way the next packet goes is
+            // anybody's guess, the processor's too.
+            entries.get(slot.ix()).is_some_and(|entry| {
+                let forward = direction == Direction::Forward;
+                (same_client(entry, tuple) & forward) | (same_server(entry, tuple) & !forward)
             })
         })
     }
