@@ -7,6 +7,7 @@
 
 mod restart;
 mod sets;
+mod slots;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddrV4;
@@ -16,9 +17,9 @@ use ipnet::Ipv4Net;
 use thiserror::Error;
 
 use super::config::{self, AdminState, Config};
-use crate::ids::{PortIx, ServerIx, ServiceIx, WorkerIx};
-use crate::service::route::{Route, Routes};
-use crate::service::schedule::{Candidate, Plan};
+use crate::ids::{ServerIx, ServiceIx, WorkerIx};
+use crate::service::route::Routes;
+use crate::service::schedule::Candidate;
 use crate::service::snapshot::{Limits, Parts, PortInfo, Server, ServerState, Service, Snapshot};
 use crate::snat::ports::{PortClasses, WorkerPorts};
 use crate::snat::steering::Steering;
@@ -375,198 +376,6 @@ impl State {
         Ok(())
     }
 
-    fn apply_ports(&mut self, config: &Config) {
-        let mut changed = false;
-        for (info, port) in self.ports.iter_mut().zip(&config.ports) {
-            changed |= info.addresses != port.addresses || info.gateway != port.gateway;
-            info.addresses.clone_from(&port.addresses);
-            info.gateway = port.gateway;
-        }
-        let routes = routes(config);
-        if changed || routes != self.routes {
-            self.routes = routes;
-            self.route_generation += 1;
-        }
-    }
-
-    fn apply_services(&mut self, config: &Config) {
-        let mut kept = HashSet::with_capacity(config.services.len());
-        for service in &config.services {
-            let id = self.service_slot((service.vip, service.protocol));
-            kept.insert(id);
-            self.apply_servers(id, service, locals(config, service));
-            let slot = self.services[id.ix()].as_mut();
-            // The slot was just found or made.
-            let Some(slot) = slot else { continue };
-            let plan = match &slot.service {
-                Some(old) if old.plan.kind() == service.scheduler => old.plan.clone(),
-                _ => Plan::build_keyed(service.scheduler, &slot.candidates),
-            };
-            slot.service = Some(Service {
-                name: service.name.clone(),
-                vip: *service.vip.ip(),
-                port: service.vip.port(),
-                protocol: service.protocol.number(),
-                plan,
-                timeouts: service.timeouts,
-                unknown_flow: service.unknown_flow,
-                on_expire: service.on_expire,
-                syn_retry_ms: service.syn_retry_ms,
-                syn_attempts: service.syn_attempts,
-                fail_after: service.fail_after,
-            });
-            self.plan(id);
-        }
-        for index in 0..self.services.len() {
-            let id = ServiceIx(index as u32);
-            if !kept.contains(&id)
-                && let Some(slot) = &mut self.services[index]
-            {
-                slot.service = None;
-                let members = std::mem::take(&mut slot.members);
-                members
-                    .into_iter()
-                    .for_each(|server| self.remove_server(server));
-            }
-        }
-    }
-
-    /// The slot of a service, the one it had or a free one.
-    fn service_slot(&mut self, key: ServiceKey) -> ServiceIx {
-        if let Some(&known) = self.service_of.get(&key) {
-            return known;
-        }
-        let id = self.free_services.pop_front().unwrap_or_else(|| {
-            self.services.push(None);
-            ServiceIx(self.services.len() as u32 - 1)
-        });
-        self.services[id.ix()] = Some(ServiceSlot {
-            key,
-            service: None,
-            candidates: Vec::new(),
-            members: Vec::new(),
-            servers: 0,
-        });
-        self.service_of.insert(key, id);
-        id
-    }
-
-    /// Gives the service the servers it is configured to have.
-    fn apply_servers(
-        &mut self,
-        service_ix: ServiceIx,
-        service: &config::Service,
-        pool: &[std::net::Ipv4Addr],
-    ) {
-        let mut members = Vec::with_capacity(service.servers.len());
-        for server in &service.servers {
-            let acquired = pool.iter().filter_map(|&local| {
-                let (server, protocol) = (server.address, service.protocol.number());
-                Some((
-                    local,
-                    self.sets.acquire(SetKey {
-                        local,
-                        server,
-                        protocol,
-                    })?,
-                ))
-            });
-            let locals: Box<[_]> = acquired.collect();
-            let known = self.server_of.get(&(service_ix, server.address)).copied();
-            let id = known.unwrap_or_else(|| self.new_server(service_ix, server));
-            if let Some(slot) = &mut self.servers[id.ix()] {
-                let former = std::mem::replace(&mut slot.server.locals, locals);
-                if !slot.is_removed() {
-                    former.iter().for_each(|&(_, set)| self.sets.release(set));
-                }
-                slot.server.name.clone_from(&server.name);
-                slot.server.weight = server.weight;
-                slot.configured = server.state;
-            }
-            self.set_state(id);
-            members.push(id);
-        }
-        if let Some(slot) = &mut self.services[service_ix.ix()] {
-            let former = std::mem::replace(&mut slot.members, members);
-            let kept: HashSet<ServerIx> = slot.members.iter().copied().collect();
-            for server in former.into_iter().filter(|server| !kept.contains(server)) {
-                self.remove_server(server);
-            }
-        }
-    }
-
-    fn new_server(&mut self, service: ServiceIx, server: &config::Server) -> ServerIx {
-        let id = self.free_servers.pop_front().unwrap_or_else(|| {
-            self.servers.push(None);
-            ServerIx(self.servers.len() as u32 - 1)
-        });
-        self.servers[id.ix()] = Some(ServerSlot {
-            server: Server {
-                name: server.name.clone(),
-                service,
-                addr: *server.address.ip(),
-                port: server.address.port(),
-                weight: server.weight,
-                state: ServerState::Up,
-                locals: Box::default(),
-            },
-            configured: server.state,
-            imposed: None,
-        });
-        self.server_of.insert((service, server.address), id);
-        if let Some(slot) = &mut self.services[service.ix()] {
-            slot.servers += 1;
-        }
-        id
-    }
-
-    fn remove_server(&mut self, id: ServerIx) {
-        let Some(slot) = &mut self.servers[id.ix()] else {
-            return;
-        };
-        self.losses += u64::from(slot.server.state.keeps_connections());
-        slot.server.state = ServerState::Removed;
-        slot.imposed = None;
-        // Its connections' ports stay in the sets until these come back.
-        for (_, set) in std::mem::take(&mut slot.server.locals) {
-            self.sets.release(set);
-        }
-    }
-
-    /// Brings a server's state up to date with what is wanted of it.
-    fn set_state(&mut self, id: ServerIx) {
-        if let Some(slot) = &mut self.servers[id.ix()] {
-            let wanted = slot.wanted();
-            let lost = slot.server.state.keeps_connections() && !wanted.keeps_connections();
-            self.losses += u64::from(lost);
-            slot.server.state = wanted;
-        }
-    }
-
-    /// Makes a service's plan anew if its servers differ from those it is of.
-    fn plan(&mut self, id: ServiceIx) {
-        let Some(slot) = &mut self.services[id.ix()] else {
-            return;
-        };
-        let candidates: Vec<Candidate> = slot
-            .members
-            .iter()
-            .filter_map(|&server| Some((server, self.servers[server.ix()].as_ref()?)))
-            .filter(|(_, slot)| slot.server.state == ServerState::Up)
-            .map(|(server, slot)| Candidate {
-                server,
-                weight: slot.server.weight,
-                key: u64::from(u32::from(slot.server.addr)) << 16 | u64::from(slot.server.port),
-            })
-            .collect();
-        if let Some(service) = &mut slot.service
-            && candidates != slot.candidates
-        {
-            service.plan = Plan::build_keyed(service.plan.kind(), &candidates);
-            slot.candidates = candidates;
-        }
-    }
-
     /// A new snapshot of everything, and the updates that bring it.
     fn publish(&mut self) -> Vec<Update> {
         self.generation += 1;
@@ -641,36 +450,6 @@ fn is_idle(stats: &WorkerStats, server: ServerIx) -> bool {
 fn locals<'a>(config: &'a Config, service: &config::Service) -> &'a [std::net::Ipv4Addr] {
     let pool = config.pools.iter().find(|pool| pool.name == service.pool);
     pool.map_or(&[], |pool| &pool.addresses)
-}
-
-/// Connected networks, static routes, default gateways, in this order.
-fn routes(config: &Config) -> Routes {
-    let ports = || (0..).map(PortIx).zip(&config.ports);
-    let connected = ports().flat_map(|(port, info)| {
-        info.addresses.iter().map(move |net| Route {
-            to: net.trunc(),
-            via: None,
-            port,
-        })
-    });
-    let fixed = config.routes.iter().filter_map(|route| {
-        let on_link =
-            |info: &config::Port| info.addresses.iter().any(|net| net.contains(&route.via));
-        let (port, _) = ports().find(|(_, info)| on_link(info))?;
-        Some(Route {
-            to: route.to,
-            via: Some(route.via),
-            port,
-        })
-    });
-    let default = ports().filter_map(|(port, info)| {
-        Some(Route {
-            to: Ipv4Net::default(),
-            via: Some(info.gateway?),
-            port,
-        })
-    });
-    Routes::new(connected.chain(fixed).chain(default).collect())
 }
 
 #[cfg(test)]
