@@ -245,7 +245,7 @@ impl Config {
         RawConfig {
             runtime: Some(self.runtime.to_raw()),
             port: list(&self.ports, Port::to_raw),
-            route: list(&self.routes, StaticRoute::to_raw),
+            route: list(&self.routes, |route| route.to_raw()),
             pool: list(&self.pools, Pool::to_raw),
             service: list(&self.services, Service::to_raw),
         }

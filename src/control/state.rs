@@ -284,6 +284,7 @@ impl State {
     }
 
     /// A worker's answer to an update. What came back with it is freed.
+    #[expect(clippy::boxed_local, reason = "the reply brings a box")]
     pub fn applied(&mut self, worker: WorkerIx, update: Box<Update>) {
         for (set, _) in &update.returned_sets {
             self.stale |= self.sets.returned(worker, *set);

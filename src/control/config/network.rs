@@ -287,7 +287,7 @@ pub(super) fn routes(
 }
 
 impl StaticRoute {
-    pub(super) fn to_raw(&self) -> RawRoute {
+    pub(super) fn to_raw(self) -> RawRoute {
         RawRoute {
             to: Some(self.to.to_string()),
             via: Some(self.via.to_string()),
