@@ -1,1 +1,399 @@
-fn main() {}
+//! `fullgate`: arguments, configuration, instance lock, EAL, ports, workers,
+//! management loop, clean stop, in this order. The only place that ends the
+//! process.
+#![deny(unsafe_code)]
+
+use std::error::Error;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use clap::Parser;
+
+use fullgate::arena::Arena;
+use fullgate::conntrack::hash::HashKey;
+use fullgate::conntrack::isn::IsnSecret;
+use fullgate::conntrack::table::ConnTable;
+use fullgate::control::config::{self, Config, SteeringChoice};
+use fullgate::control::lock::InstanceLock;
+use fullgate::control::management::{
+    Alive, Management, PortReading, PortStatus, Setup, Signals, WorkerLink,
+};
+use fullgate::control::socket::{AdminSocket, Limits};
+use fullgate::control::state::State;
+use fullgate::dpdk::{
+    self, Clock, Device, DpdkIo, Eal, EalConfig, Mbuf, Memory, Mempool, PoolConfig, Port,
+    PortConfig, RssStatus,
+};
+use fullgate::ids::WorkerIx;
+use fullgate::service::snapshot::PortInfo;
+use fullgate::snat::steering::{Reta, Steering, SteeringMode};
+use fullgate::snat::toeplitz::DEFAULT_KEY;
+use fullgate::stats::WorkerStats;
+use fullgate::time::Millis;
+use fullgate::wire::ethernet::MacAddr;
+use fullgate::worker::message::{Link, Update};
+use fullgate::worker::{self, Handover, Now, Worker};
+
+/// Bytes of a packet buffer with its headroom: a frame of the usual MTU.
+const DATA_ROOM: u16 = 2_176;
+/// SYNs each worker can keep for a second attempt.
+const HELD_SYNS: usize = 4_096;
+/// Next hops each worker can know.
+const NEIGHBORS: usize = 4_096;
+/// Packets on their way from one worker to another: 32 bursts.
+const HANDOVER_DEPTH: usize = 1_024;
+/// Rounds without work before a worker sleeps, where it may.
+const EMPTY_POLLS: u32 = 100;
+
+/// A FULLNAT layer-4 load-balancing gateway.
+#[derive(Parser, Debug)]
+#[command(name = "fullgate", version)]
+struct Args {
+    /// The configuration file.
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/fullgate/fullgate.toml"
+    )]
+    config: PathBuf,
+    /// Check the configuration and exit.
+    #[arg(long)]
+    check: bool,
+    /// What to log, such as "info" or "warn,dpdk=debug"; else RUST_LOG says.
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+}
+
+type Failure = Box<dyn Error>;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let filter = args.log.clone().or_else(|| std::env::var("RUST_LOG").ok());
+    env_logger::Builder::new()
+        .parse_filters(filter.as_deref().unwrap_or("warn"))
+        .init();
+
+    let checked = match Config::load(&args.config) {
+        Ok(checked) => checked,
+        Err(problem) => {
+            eprintln!("fullgate: {problem}");
+            return ExitCode::from(2);
+        }
+    };
+    for warning in &checked.warnings {
+        log::warn!("{warning}");
+    }
+    if args.check {
+        println!("{}: ok", args.config.display());
+        return ExitCode::SUCCESS;
+    }
+    match serve(checked.config, &args.config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("fullgate: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Everything between a valid configuration and the end.
+fn serve(config: Config, config_path: &Path) -> Result<(), Failure> {
+    let socket_path = config.admin_socket();
+    let _lock = lock(&socket_path, &config.runtime.instance)?;
+    let signals = Signals::install()?;
+
+    let eal = Eal::init(&eal_config(&config))?;
+    let (pool, mut ports) = open_ports(&eal, &config)?;
+    let steering = Arc::new(steering(&config, &ports)?);
+    let queues = take_queues(&mut ports)?;
+    let ports: Vec<Arc<Port>> = ports.into_iter().map(Arc::new).collect();
+
+    let count = usize::from(config.runtime.workers);
+    let random = HashKey::random_bytes()?;
+    let (secret, seed) = random.split_at(16);
+    let secret = IsnSecret(secret.try_into()?);
+    let seed = u64::from_le_bytes(seed[..8].try_into()?);
+    let infos = port_infos(&config, &ports);
+    let (state, updates) = State::new(config.clone(), infos, steering, count, seed)?;
+
+    let (sender, calls) = mpsc::channel();
+    let socket = AdminSocket::bind(&socket_path, Limits::DEFAULT, sender)?;
+    let mut workers = Vec::with_capacity(count);
+    let mut threads = Vec::with_capacity(count);
+    let handovers = Handover::mesh(count, HANDOVER_DEPTH);
+    for (((ix, queues), handover), first) in
+        (0..).map(WorkerIx).zip(queues).zip(handovers).zip(updates)
+    {
+        let io = DpdkIo::new(queues, pool.clone());
+        let stats = Arc::new(WorkerStats::new(
+            ports.len(),
+            config.runtime.max_servers as usize,
+            config.runtime.max_services as usize,
+        ));
+        let (link, alive) = WorkerLink::new(Link::new(), Arc::clone(&stats));
+        let setup = worker::Setup {
+            ix,
+            table: table(&config)?,
+            held_syns: HELD_SYNS,
+            neighbors: NEIGHBORS,
+            max_services: config.runtime.max_services as usize,
+            max_servers: config.runtime.max_servers as usize,
+            max_sets: state.max_sets(),
+            stats,
+            link: link.link().clone(),
+            handover,
+            isn_secret: secret,
+        };
+        threads.push(start(&eal, &config, setup, io, first, alive)?);
+        workers.push(link);
+    }
+
+    let management = Management::new(Setup {
+        state,
+        workers,
+        ports: ports
+            .iter()
+            .map(|port| Box::new(Driver(Arc::clone(port))) as _)
+            .collect(),
+        config_path: config_path.into(),
+        calls,
+        signals,
+    });
+    println!("fullgate: ready");
+    let outcome = management.run();
+
+    drop(socket);
+    if outcome.is_ok() {
+        for thread in threads {
+            // A panic of the thread has been reported where it happened.
+            let _ = thread.join();
+        }
+    }
+    // Ports are stopped and closed before EAL ends.
+    drop(ports);
+    Ok(outcome?)
+}
+
+/// One process per instance; also makes the directory of lock and socket.
+fn lock(socket_path: &Path, instance: &str) -> Result<InstanceLock, Failure> {
+    let dir = socket_path.parent().unwrap_or(Path::new("."));
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(dir)
+        .map_err(|error| format!("{}: {error}", dir.display()))?;
+    Ok(InstanceLock::take(&dir.join(format!("{instance}.lock")))?)
+}
+
+fn eal_config(config: &Config) -> EalConfig {
+    let megabytes = (config.memory() >> 20) as u32;
+    EalConfig {
+        memory: match config.runtime.hugepages {
+            true => Memory::Hugepages {
+                reserve_mb: megabytes,
+            },
+            false => Memory::Ordinary {
+                total_mb: megabytes,
+            },
+        },
+        pci: config
+            .ports
+            .iter()
+            .filter_map(|port| match &port.device {
+                config::Device::Pci(address) => Some(address.clone()),
+                _ => None,
+            })
+            .collect(),
+        main_core: config.runtime.main_core.map(u32::from),
+        file_prefix: config.runtime.instance.clone(),
+        ..EalConfig::default()
+    }
+}
+
+/// The pool that all packets come from, and the ports, started.
+fn open_ports(eal: &Eal, config: &Config) -> Result<(Mempool, Vec<Port>), Failure> {
+    let count = u32::from(config.runtime.workers) * config.mbufs();
+    let pool = Mempool::new(
+        eal,
+        &PoolConfig {
+            name: "packets".into(),
+            count: count - 1,
+            data_room: DATA_ROOM,
+            socket: None,
+        },
+    )?;
+    let mut ports = Vec::with_capacity(config.ports.len());
+    for port in &config.ports {
+        let wanted = PortConfig {
+            device: match &port.device {
+                config::Device::Tap(name) => Device::Tap { name: name.clone() },
+                config::Device::Pci(address) => Device::Pci(address.clone()),
+                config::Device::Vdev(device) => Device::Vdev(device.clone()),
+            },
+            queues: config.runtime.workers.into(),
+            rx_desc: port.rx_descriptors,
+            tx_desc: port.tx_descriptors,
+            mtu: port.mtu,
+            promiscuous: false,
+            netns: port.netns.clone(),
+            rss_key: DEFAULT_KEY,
+            one_pool: true,
+        };
+        let opened = Port::open(eal, &wanted, std::slice::from_ref(&pool));
+        let mut opened = opened.map_err(|error| format!("port {}: {error}", port.name))?;
+        opened
+            .start()
+            .map_err(|error| format!("port {}: {error}", port.name))?;
+        ports.push(opened);
+    }
+    Ok((pool, ports))
+}
+
+/// By the NICs' hash where all of them spread alike; else the workers hand
+/// packets over.
+fn steering(config: &Config, ports: &[Port]) -> Result<Steering, Failure> {
+    let mut by_nic = config.runtime.workers > 1;
+    let mut table: Option<&Vec<u16>> = None;
+    for (port, opened) in config.ports.iter().zip(ports) {
+        let unusable = match opened.rss() {
+            RssStatus::Unavailable(why) => Some(why.clone()),
+            RssStatus::Active { flows, .. } if !(flows.ipv4_tcp && flows.ipv4_udp) => {
+                Some("the NIC does not hash both TCP and UDP by ports".into())
+            }
+            RssStatus::Active { reta, .. } if table.is_some_and(|table| table != reta) => {
+                Some("its redirection table differs from the port's before it".into())
+            }
+            RssStatus::Active { reta, .. } => {
+                table = Some(reta);
+                None
+            }
+        };
+        match (port.steering, unusable) {
+            (SteeringChoice::Rss, Some(why)) => {
+                return Err(format!(
+                    "port {}: steering = \"rss\" is not possible: {why}",
+                    port.name
+                )
+                .into());
+            }
+            (SteeringChoice::Software, _) => by_nic = false,
+            (SteeringChoice::Auto, Some(why)) => {
+                log::info!("port {}: packets are steered by software: {why}", port.name);
+                by_nic = false;
+            }
+            (_, None) => {}
+        }
+    }
+    let (reta, mode) = match table {
+        Some(table) if by_nic => {
+            let queues = table.iter().map(|&queue| WorkerIx(queue as u8)).collect();
+            (Reta::new(queues)?, SteeringMode::Rss)
+        }
+        _ => {
+            let even = Reta::even(config.runtime.reta_size.into(), config.runtime.workers)?;
+            (even, SteeringMode::Software)
+        }
+    };
+    Ok(Steering::new(DEFAULT_KEY, reta, mode)?)
+}
+
+/// Each worker's queues, one on every port.
+fn take_queues(ports: &mut [Port]) -> Result<Vec<Vec<dpdk::Queue>>, dpdk::Error> {
+    let mut queues: Vec<Vec<dpdk::Queue>> = Vec::new();
+    for port in ports {
+        let taken = port.take_queues()?;
+        queues.resize_with(taken.len(), Vec::new);
+        for (worker, queue) in queues.iter_mut().zip(taken) {
+            worker.push(queue);
+        }
+    }
+    Ok(queues)
+}
+
+fn port_infos(config: &Config, ports: &[Arc<Port>]) -> Vec<PortInfo> {
+    let info = |(port, opened): (&config::Port, &Arc<Port>)| PortInfo {
+        name: port.name.clone(),
+        mac: MacAddr(opened.mac()),
+        mtu: opened.mtu(),
+        addresses: port.addresses.clone(),
+        gateway: port.gateway,
+    };
+    config.ports.iter().zip(ports).map(info).collect()
+}
+
+/// A worker's connection table, empty.
+fn table(config: &Config) -> Result<ConnTable, Failure> {
+    let arena = Arena::anonymous(config.runtime.connections as usize)?;
+    let key = HashKey::from_bytes(HashKey::random_bytes()?);
+    let (table, _) = ConnTable::new(arena, key, Millis(0))?;
+    Ok(table)
+}
+
+/// Starts a worker's thread.
+fn start(
+    eal: &Eal,
+    config: &Config,
+    setup: worker::Setup<Mbuf>,
+    io: DpdkIo,
+    first: Update,
+    alive: Alive,
+) -> Result<JoinHandle<()>, dpdk::Error> {
+    let ix = setup.ix;
+    let cores = config.runtime.cores.as_ref();
+    let core = cores
+        .and_then(|cores| cores.get(ix.ix()))
+        .map(|&core| u32::from(core));
+    let clock = Clock::new(eal);
+    let idle_sleep = config.idle_sleep();
+    dpdk::spawn(eal, &format!("worker-{ix}"), core, move || {
+        let _alive = alive;
+        let worker = Worker::new(setup, io, Box::new(first), now(&clock));
+        poll(worker, &clock, idle_sleep);
+    })
+}
+
+fn now(clock: &Clock) -> Now {
+    let tsc = Clock::cycles();
+    Now {
+        ms: clock.millis(tsc),
+        tsc,
+    }
+}
+
+/// A worker's life.
+fn poll(mut worker: Worker<DpdkIo>, clock: &Clock, idle_sleep: Duration) {
+    let mut empty = 0;
+    while !worker.stopping() {
+        if worker.poll(now(clock)) > 0 {
+            empty = 0;
+        } else if !idle_sleep.is_zero() {
+            empty += 1;
+            if empty > EMPTY_POLLS {
+                std::thread::sleep(idle_sleep);
+                empty = EMPTY_POLLS;
+            }
+        }
+    }
+}
+
+/// A port as the admin methods show it.
+struct Driver(Arc<Port>);
+
+impl PortStatus for Driver {
+    fn read(&self) -> PortReading {
+        let (link, stats) = (self.0.link(), self.0.stats().unwrap_or_default());
+        PortReading {
+            driver: self.0.driver().into(),
+            link_up: link.as_ref().is_ok_and(|link| link.up),
+            speed_mbps: link.ok().and_then(|link| link.speed_mbps),
+            rx_missed: stats.rx_missed,
+            rx_errors: stats.rx_errors,
+            rx_no_buffer: stats.rx_no_buffer,
+            tx_errors: stats.tx_errors,
+        }
+    }
+}

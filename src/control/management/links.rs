@@ -47,6 +47,11 @@ impl WorkerLink {
         )
     }
 
+    /// The rings, for the worker's end.
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+
     /// The worker's counters.
     pub(super) fn stats(&self) -> &Arc<WorkerStats> {
         &self.stats
