@@ -142,15 +142,12 @@ fn path_mtu_to_the_server(plan: &Plan) {
     lab.client().run(move || {
         let source = SocketAddrV4::new(plan.client(), 0);
         let mut stream = tcp::connect(source, service.vip()).expect("connect").stream;
-        assert!(
-            tcp::info(&stream).path_mtu > NARROW_MTU,
-            "nothing to discover"
-        );
+        assert!(tcp::path_mtu(&stream) > NARROW_MTU, "nothing to discover");
         pattern::send(&stream, TRANSFER);
         stream.shutdown(Shutdown::Write).expect("close");
         assert_eq!(stream.read(&mut [0]).expect("the server's end"), 0);
         assert_eq!(told.recv_timeout(tcp::LIMIT).expect("a count"), TRANSFER);
-        assert_eq!(tcp::info(&stream).path_mtu, NARROW_MTU);
+        assert_eq!(tcp::path_mtu(&stream), NARROW_MTU);
     });
 }
 
@@ -162,7 +159,7 @@ fn path_mtu_to_the_client(plan: &Plan) {
     let (tell, told) = mpsc::channel();
     let _server = TcpServer::start(lab.server(0), service.servers[0].address, move |s, _| {
         pattern::send(s, TRANSFER);
-        tell.send(tcp::info(s).path_mtu).expect("the test listens");
+        tell.send(tcp::path_mtu(s)).expect("the test listens");
     });
     lab.client().run(move || {
         let source = SocketAddrV4::new(plan.client(), 0);

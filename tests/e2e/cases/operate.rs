@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{add, both, start_nginx};
 use crate::Case;
-use crate::harness::http::{self, Client, Load, Outcome};
+use crate::harness::http::{self, Client, Load};
 use crate::harness::nginx::Nginx;
 use crate::harness::plan::{Kind, Plan, Protocol, Service};
 use crate::harness::process::until;
@@ -53,7 +53,8 @@ pub fn list(cases: &mut Vec<Case>) {
 }
 
 /// No request failed and none waited for a timer.
-fn check(plan: &Plan, outcome: &Outcome) {
+fn check(plan: &Plan, lab: &Lab, load: Load) {
+    let outcome = load.stop();
     assert!(
         outcome.failures.is_empty(),
         "{} of {} requests failed, the first: {}",
@@ -68,6 +69,7 @@ fn check(plan: &Plan, outcome: &Outcome) {
         .filter(|&elapsed| elapsed >= NO_TIMER)
         .collect();
     assert!(slow.is_empty(), "slow requests: {slow:?}");
+    assert_eq!(lab.retransmissions(), 0, "segments sent again");
     assert!(
         outcome
             .answers
@@ -117,7 +119,7 @@ fn reload_under_load(plan: &Plan) {
     draining.servers.remove(0);
     lab.gateway().apply(std::slice::from_ref(&draining));
     load.progress(10);
-    check(plan, &load.stop());
+    check(plan, &lab, load);
 }
 
 /// The same server twice on two ports of one namespace.
@@ -151,7 +153,7 @@ fn hang_up_under_load(plan: &Plan) {
     wait_for_servers(&load, &["s0", "s1", "s2"]);
     let again = held.get(true).expect("a request on the kept connection");
     assert_eq!((again.server, again.peer), (first.server, first.peer));
-    check(plan, &load.stop());
+    check(plan, &lab, load);
 }
 
 /// A server is added, drained and removed through `fullgatectl`.
@@ -171,7 +173,7 @@ fn server_under_load(plan: &Plan) {
     wait_for_servers(&load, &["s1", "s2"]);
     lab.fullgate().ctl(&["server", "del", "web", "s0"]);
     load.progress(10);
-    check(plan, &load.stop());
+    check(plan, &lab, load);
 }
 
 /// A service is added, used and removed through `fullgatectl` while another
@@ -209,7 +211,7 @@ fn service_under_load(plan: &Plan) {
         lab.fullgate().ctl(&["service", "del", "other"]);
         load.progress(5);
     }
-    check(plan, &load.stop());
+    check(plan, &lab, load);
 }
 
 /// Every table says what is there, to people and to programs.

@@ -119,6 +119,21 @@ impl Netns {
         );
     }
 
+    /// TCP segments that hosts inside have sent again, SYNs included.
+    pub fn retransmissions(&self) -> u64 {
+        let counters = self.run(|| fs::read_to_string("/proc/thread-self/net/snmp"));
+        let counters = counters.expect("read the namespace's counters");
+        let mut rows = counters
+            .lines()
+            .filter_map(|line| line.strip_prefix("Tcp: "));
+        let (names, values) = (rows.next().unwrap_or(""), rows.next().unwrap_or(""));
+        let mut pairs = names.split(' ').zip(values.split(' '));
+        let (_, count) = pairs
+            .find(|(name, _)| *name == "RetransSegs")
+            .expect("RetransSegs");
+        count.parse().expect("a count")
+    }
+
     /// A listening TCP socket inside.
     pub fn listen(&self, address: SocketAddrV4) -> TcpListener {
         self.run(|| TcpListener::bind(address))

@@ -1,5 +1,5 @@
 //! TCP and UDP sockets of a client that looks closely: chosen source ports,
-//! connect times, the kernel's own count of retransmissions.
+//! connect times, what the kernel knows of the path.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
@@ -31,14 +31,6 @@ pub struct Connected {
     pub elapsed: Duration,
 }
 
-/// What the kernel says about a connection.
-pub struct Info {
-    /// Segments sent again, SYNs included.
-    pub retransmissions: u32,
-    /// Path MTU in bytes.
-    pub path_mtu: u32,
-}
-
 /// Connects from `source` (port 0: any) to `target`, in the namespace of the
 /// calling thread.
 pub fn connect(source: SocketAddrV4, target: SocketAddrV4) -> io::Result<Connected> {
@@ -59,13 +51,10 @@ pub fn connect(source: SocketAddrV4, target: SocketAddrV4) -> io::Result<Connect
     Ok(Connected { stream, elapsed })
 }
 
-/// The kernel's view of `stream`.
-pub fn info(stream: &impl AsFd) -> Info {
+/// The path MTU, in bytes, that the kernel has found for a connection.
+pub fn path_mtu(stream: &impl AsFd) -> u32 {
     let info: libc::tcp_info = getsockopt(stream, TcpInfo).expect("TCP_INFO");
-    Info {
-        retransmissions: info.tcpi_total_retrans,
-        path_mtu: info.tcpi_pmtu,
-    }
+    info.tcpi_pmtu
 }
 
 /// A UDP socket connected to `target`, with a read timeout, in the namespace of

@@ -78,6 +78,13 @@ impl Lab {
         }
     }
 
+    /// TCP segments that the client or a server has sent again so far. Nothing
+    /// in these networks loses packets but the gateway.
+    pub fn retransmissions(&self) -> u64 {
+        let hosts = self.network.servers.iter().chain([&self.network.client]);
+        hosts.map(Netns::retransmissions).sum()
+    }
+
     /// Where the processes of this lab keep their files.
     pub fn directory(&self) -> &Path {
         self.directory.path()
