@@ -165,23 +165,34 @@ pub fn connect(left: (&Netns, &str), right: (&Netns, &str)) {
     right.0.ip(&[format!("link set {} up", right.1)]);
 }
 
-/// Deletes the namespaces of runners that were killed before they could.
+/// Deletes what runners that were killed have left: namespaces and temporary
+/// directories. To be called before this runner makes any.
 pub fn sweep() {
-    let Ok(entries) = fs::read_dir("/run/netns") else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
+    for name in left_in(Path::new("/run/netns")) {
+        delete(&name);
+    }
+    let temporary = std::env::temp_dir();
+    for name in left_in(&temporary) {
+        // Another user's is not ours to delete.
+        let _ = fs::remove_dir_all(temporary.join(name));
+    }
+}
+
+/// Entries of `directory` named after a runner that is no more.
+fn left_in(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let is_left = |name: &String| {
         let pid = name
             .strip_prefix("fg-")
             .and_then(|rest| rest.split('-').next());
-        let Some(pid) = pid.and_then(|pid| pid.parse::<u32>().ok()) else {
-            continue;
-        };
-        if !Path::new("/proc").join(pid.to_string()).exists() {
-            delete(&name);
-        }
-    }
+        pid.and_then(|pid| pid.parse::<u32>().ok())
+            .is_some_and(|pid| {
+                // A runner that has this one's pid was an earlier one.
+                pid == std::process::id() || !Path::new("/proc").join(pid.to_string()).exists()
+            })
+    };
+    names.filter(is_left).collect()
 }
 
 /// Moves the calling thread into the namespace `name`.
