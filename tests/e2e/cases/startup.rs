@@ -132,7 +132,7 @@ fn wrong_configurations(plan: &Plan) {
             "shceduler = \"wrr\"",
             "shceduler",
         ),
-        ("no TOML", "[runtime]", "[runtime", "line 1"),
+        ("no TOML", "[runtime]", "[runtime", ":1:"),
         (
             "a wrong type",
             "workers = 1",
