@@ -78,7 +78,7 @@ impl<Io: BurstIo> Worker<Io> {
             let idle = self
                 .sets
                 .get_mut(set.ix())
-                .and_then(|slot| slot.take_if(|ports| ports.used_count() == 0));
+                .and_then(|slot| slot.take_if(|ports| ports.free_count() == ports.capacity()));
             if let Some(ports) = idle {
                 update.returned_sets.push((set, ports));
             }
@@ -102,9 +102,11 @@ impl<Io: BurstIo> Worker<Io> {
             .set_rate(new.limits.icmp_per_second, new.limits.icmp_per_second);
         let rerouted = new.route_generation != old.route_generation;
         let servers_went = new.losses != old.losses;
-        self.sweep.start(rerouted, servers_went);
-        self.announce = 0;
+        if new.announced() != old.announced() {
+            self.announce = 0;
+        }
         self.stats.generation.set(new.generation);
+        self.sweep.start(rerouted, servers_went);
         self.tell(Reply::Applied(update));
     }
 

@@ -37,8 +37,8 @@ pub struct Update {
     pub snapshot: Arc<Snapshot>,
     /// Port sets that are new. After the worker has taken them, empty.
     pub new_sets: Vec<(SetIx, Box<PortSet>)>,
-    /// Port sets no longer wanted. The worker moves those without a port in
-    /// use into `returned`; the others stay, and are asked for again.
+    /// Port sets no longer wanted. The worker moves those with all ports free
+    /// into `returned_sets`; the others stay, and are asked for again.
     pub unwanted_sets: Vec<SetIx>,
     /// Port sets given back; has room for all of `unwanted_sets`.
     pub returned_sets: Vec<(SetIx, Box<PortSet>)>,

@@ -1,0 +1,324 @@
+//! The whole worker: a configuration as an operator writes it, then frames,
+//! well-formed and broken, and time, in any order. Held against: what leaves
+//! the worker is well-formed, and the gauges agree with the table.
+
+#![no_main]
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use fullgate::arena::Arena;
+use fullgate::conntrack::entry::State as ConnState;
+use fullgate::conntrack::hash::HashKey;
+use fullgate::conntrack::isn::IsnSecret;
+use fullgate::conntrack::table::ConnTable;
+use fullgate::control::config::Config;
+use fullgate::control::state::State;
+use fullgate::ids::{PortIx, SlotIx, WorkerIx};
+use fullgate::io::PacketBuf;
+use fullgate::io::memory::{MemoryBuf, MemoryIo};
+use fullgate::service::snapshot::PortInfo;
+use fullgate::snat::steering::{Reta, Steering, SteeringMode};
+use fullgate::snat::toeplitz::DEFAULT_KEY;
+use fullgate::stats::WorkerStats;
+use fullgate::time::Millis;
+use fullgate::wire::arp::{ArpOp, ArpRepr};
+use fullgate::wire::checksum::{Sum, checksum};
+use fullgate::wire::ethernet::{EtherType, EthernetRepr, EthernetView, MacAddr};
+use fullgate::wire::ipv4::{Ipv4Repr, Ipv4View};
+use fullgate::worker::message::Link;
+use fullgate::worker::{Handover, Now, Setup, Worker};
+use libfuzzer_sys::fuzz_target;
+
+const CONFIG: &str = r#"
+[runtime]
+hugepages = false
+connections = 4096
+local-ports = "2000-2003"
+max-services = 4
+max-servers = 8
+[[port]]
+name = "wan"
+device = "tap:a"
+addresses = ["10.1.0.1/24"]
+[[port]]
+name = "lan"
+device = "tap:b"
+addresses = ["10.2.0.1/24"]
+mtu = 1400
+[[pool]]
+name = "default"
+addresses = ["10.2.0.10"]
+[[service]]
+name = "web"
+vip = "10.1.0.100:80"
+[[service.server]]
+address = "10.2.0.101:80"
+[[service.server]]
+address = "10.2.0.102:80"
+[[service]]
+name = "dns"
+vip = "10.1.0.100:53"
+protocol = "udp"
+[[service.server]]
+address = "10.2.0.101:53"
+"#;
+
+const OWN: [MacAddr; 2] = [MacAddr([2, 0, 0, 0, 0, 1]), MacAddr([2, 0, 0, 0, 0, 2])];
+const PEER: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
+
+/// Addresses and ports that mean something to the configuration, so that
+/// packets get past the first look.
+const ADDRESSES: [[u8; 4]; 8] = [
+    [10, 1, 0, 2],
+    [10, 1, 0, 3],
+    [10, 1, 0, 100],
+    [10, 2, 0, 10],
+    [10, 2, 0, 101],
+    [10, 2, 0, 102],
+    [10, 1, 0, 1],
+    [192, 0, 2, 1],
+];
+const PORTS: [u16; 8] = [80, 53, 2000, 2001, 2002, 2003, 40_000, 40_001];
+
+fuzz_target!(|data: &[u8]| {
+    let mut lab = Lab::new();
+    let mut input = Input(data);
+    for _ in 0..64 {
+        let Some(op) = input.byte() else { break };
+        match op % 8 {
+            0 => lab.raw(op, &mut input),
+            1 => lab.arp(op, &mut input),
+            2 => lab.pass(&mut input),
+            _ => lab.packet(op, &mut input),
+        }
+        lab.check();
+    }
+});
+
+/// The fuzzer's bytes, in order.
+struct Input<'a>(&'a [u8]);
+
+impl<'a> Input<'a> {
+    fn byte(&mut self) -> Option<u8> {
+        let (&first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(first)
+    }
+
+    fn take(&mut self, len: usize) -> &'a [u8] {
+        let (taken, rest) = self.0.split_at(len.min(self.0.len()));
+        self.0 = rest;
+        taken
+    }
+
+    fn address(&mut self) -> Ipv4Addr {
+        ADDRESSES[usize::from(self.byte().unwrap_or(0)) % ADDRESSES.len()].into()
+    }
+
+    fn port(&mut self) -> u16 {
+        PORTS[usize::from(self.byte().unwrap_or(0)) % PORTS.len()]
+    }
+}
+
+struct Lab {
+    worker: Worker<MemoryIo>,
+    stats: Arc<WorkerStats>,
+    now: Millis,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let config = Config::parse("fuzz", CONFIG).expect("a valid configuration").config;
+        let reta = Reta::even(128, 1).expect("a table");
+        let steering = Steering::new(DEFAULT_KEY, reta, SteeringMode::Software).expect("steering");
+        let ports = config.ports.iter().zip(OWN).map(|(port, mac)| PortInfo {
+            name: port.name.clone(),
+            mac,
+            mtu: port.mtu,
+            addresses: port.addresses.clone(),
+            gateway: port.gateway,
+        });
+        let (state, mut updates) =
+            State::new(config.clone(), ports.collect(), Arc::new(steering), 1, 1)
+                .expect("a state");
+        let now = Millis(0);
+        let (table, _) = ConnTable::new(
+            Arena::anonymous(16).expect("memory"),
+            HashKey::from_bytes([5; 32]),
+            now,
+        )
+        .expect("a table");
+        let stats = Arc::new(WorkerStats::new(2, 8, 4));
+        let setup = Setup {
+            ix: WorkerIx(0),
+            table,
+            held_syns: 8,
+            neighbors: 8,
+            max_services: 4,
+            max_servers: 8,
+            max_sets: state.max_sets().min(64),
+            stats: Arc::clone(&stats),
+            link: Link::new(),
+            handover: Handover::mesh(1, 8).remove(0),
+            isn_secret: IsnSecret([3; 16]),
+        };
+        let first = Box::new(updates.remove(0));
+        let at = Now { ms: now, tsc: 0 };
+        Self {
+            worker: Worker::new(setup, MemoryIo::new(2), first, at),
+            stats,
+            now,
+        }
+    }
+
+    fn push(&mut self, port: u8, ethertype: EtherType, payload: &[u8]) {
+        let port = PortIx(port & 1);
+        let mut frame = vec![0; 14];
+        EthernetRepr {
+            dst: OWN[port.ix()],
+            src: PEER,
+            ethertype,
+        }
+        .emit(frame.first_chunk_mut().expect("a header"));
+        frame.extend_from_slice(payload);
+        self.worker.io_mut().rx[port.ix()].push_back(MemoryBuf::new(&frame));
+        self.poll();
+    }
+
+    fn poll(&mut self) {
+        self.worker.poll(Now {
+            ms: self.now,
+            tsc: 0,
+        });
+    }
+
+    /// Any bytes as a frame.
+    fn raw(&mut self, op: u8, input: &mut Input<'_>) {
+        let len = input.byte().unwrap_or(0);
+        let frame = MemoryBuf::new(input.take(usize::from(len)));
+        self.worker.io_mut().rx[usize::from(op >> 7)].push_back(frame);
+        self.poll();
+    }
+
+    fn arp(&mut self, op: u8, input: &mut Input<'_>) {
+        let mut packet = [0; 28];
+        ArpRepr {
+            op: if op & 8 == 0 { ArpOp::Reply } else { ArpOp::Request },
+            sender_mac: PEER,
+            sender_ip: input.address(),
+            target_mac: OWN[0],
+            target_ip: input.address(),
+        }
+        .emit(&mut packet);
+        self.push(op >> 7, EtherType::ARP, &packet);
+    }
+
+    fn pass(&mut self, input: &mut Input<'_>) {
+        let shift = input.byte().unwrap_or(0) % 24;
+        self.now = self.now.plus(1 << shift);
+        for _ in 0..4 {
+            self.poll();
+        }
+    }
+
+    /// An IPv4 packet between addresses that matter, with right lengths and
+    /// checksums unless the input says otherwise, its transport from the input.
+    fn packet(&mut self, op: u8, input: &mut Input<'_>) {
+        let (src, dst) = (input.address(), input.address());
+        let (src_port, dst_port) = (input.port(), input.port());
+        let protocol = [6, 6, 17, 1][usize::from(op >> 3) % 4];
+        let len = usize::from(input.byte().unwrap_or(0)) % 64;
+        let body = input.take(len);
+        let mut transport = Vec::with_capacity(80);
+        match protocol {
+            6 => {
+                transport.extend_from_slice(&src_port.to_be_bytes());
+                transport.extend_from_slice(&dst_port.to_be_bytes());
+                transport.extend_from_slice(body);
+                transport.resize(transport.len().max(20), 0);
+                // Mostly a header that fits.
+                if transport[12] & 1 == 0 {
+                    let words = (transport.len() / 4).min(15) as u8;
+                    transport[12] = 5.max(words.min(transport[12] >> 4)) << 4;
+                }
+            }
+            17 => {
+                let len = (8 + body.len()) as u16;
+                for field in [src_port, dst_port, len, 0] {
+                    transport.extend_from_slice(&field.to_be_bytes());
+                }
+                transport.extend_from_slice(body);
+            }
+            _ => {
+                transport.extend_from_slice(body);
+                transport.resize(transport.len().max(8), 0);
+                transport[2..4].fill(0);
+                let sum = checksum(&transport);
+                transport[2..4].copy_from_slice(&sum.to_be_bytes());
+            }
+        }
+        if protocol == 6 {
+            transport[16..18].fill(0);
+            let sum = Sum::pseudo_header(src, dst, 6, transport.len() as u16)
+                .add_bytes(&transport)
+                .finish();
+            transport[16..18].copy_from_slice(&sum.to_be_bytes());
+        }
+        let mut packet = vec![0; 20];
+        Ipv4Repr {
+            src,
+            dst,
+            protocol,
+            payload_len: transport.len() as u16,
+            ttl: 1 + (op >> 5),
+            ident: 0,
+            dont_fragment: true,
+            dscp: 0,
+        }
+        .emit(packet.first_chunk_mut().expect("a header"));
+        packet.extend_from_slice(&transport);
+        self.push(u8::from(src.octets()[1] == 2), EtherType::IPV4, &packet);
+    }
+
+    fn check(&mut self) {
+        for port in 0..2 {
+            for packet in std::mem::take(&mut self.worker.io_mut().tx[port]) {
+                let frame = EthernetView::new_checked(packet.bytes()).expect("a frame");
+                assert_eq!(frame.src(), OWN[port]);
+                if frame.ethertype() == EtherType::IPV4 {
+                    let payload = frame.payload();
+                    let ip = Ipv4View::new_checked(payload, payload.len()).expect("IPv4");
+                    assert!(ip.verify_checksum(), "IPv4 checksum");
+                    if ip.protocol() == 6 {
+                        let sum = Sum::pseudo_header(
+                            ip.src(),
+                            ip.dst(),
+                            6,
+                            ip.payload().len() as u16,
+                        );
+                        assert_eq!(sum.add_bytes(ip.payload()).finish(), 0, "TCP checksum");
+                    }
+                }
+            }
+        }
+        let table = self.worker.table();
+        let mut half_open = 0;
+        let mut used = 0;
+        for slot in table.slots(SlotIx(0), table.slots_end()) {
+            let state = table.get(slot).state;
+            used += 1;
+            half_open += u64::from(matches!(
+                state,
+                ConnState::SynSent | ConnState::SynReceived
+            ));
+        }
+        assert_eq!(used, table.len());
+        assert_eq!(half_open, self.stats.half_open.get(), "half-open gauge");
+        let gauges: u64 = (0..8)
+            .map(|slot| self.stats.server(fullgate::ids::ServerIx(slot)))
+            .map(|server| server.active.get() + server.inactive.get())
+            .sum();
+        assert_eq!(gauges, used as u64, "servers' gauges");
+    }
+}
