@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::mpsc;
@@ -32,6 +33,8 @@ fn eal() -> &'static Eal {
 }
 
 fn main() {
+    // Where EAL refuses, its own lines say why.
+    env_logger::init();
     let mut arguments = Arguments::from_args();
     // Tests share one EAL, whose control calls are for one thread.
     arguments.test_threads = Some(1);
@@ -341,26 +344,20 @@ impl Namespace {
         all.extend(arguments);
         ip(&all)
     }
-
-    /// Runs `call` on a thread inside the namespace.
-    fn run<T: Send + 'static>(&self, call: impl FnOnce() -> T + Send + 'static) -> T {
-        let file = std::fs::File::open(format!("/var/run/netns/{}", self.0)).unwrap();
-        std::thread::spawn(move || {
-            use std::os::fd::AsRawFd;
-            // SAFETY: an open descriptor; changes this thread's namespace only.
-            let code = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
-            assert_eq!(code, 0, "{}", io::Error::last_os_error());
-            call()
-        })
-        .join()
-        .unwrap()
-    }
 }
 
 impl Drop for Namespace {
     fn drop(&mut self) {
         let _ = Command::new("ip").args(["netns", "del", &self.0]).output();
     }
+}
+
+/// Moves the calling thread into a namespace.
+fn enter(netns: &str) {
+    let file = std::fs::File::open(format!("/var/run/netns/{netns}")).unwrap();
+    // SAFETY: an open descriptor; changes this thread's namespace only.
+    let code = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
+    assert_eq!(code, 0, "{}", io::Error::last_os_error());
 }
 
 fn ip(arguments: &[&str]) -> String {
@@ -464,24 +461,16 @@ fn tap_in_a_namespace_carries_traffic() {
     assert_ne!(mac, [0; 6]);
     let mut ios = split(&mut port, &pool);
     // Many flows, so that the kernel uses both queues.
-    let (report, result) = mpsc::channel();
-    let client = std::thread::spawn({
-        let name = netns.0.clone();
-        move || {
-            let answers = Namespace::run(&std::mem::ManuallyDrop::new(Namespace(name)), || {
-                (0..32u8).filter(|n| echo(*n).is_ok()).count()
-            });
-            let _ = report.send(answers);
-        }
+    let name = netns.0.clone();
+    let client = std::thread::spawn(move || {
+        enter(&name);
+        (0..32u8).filter(|n| echo(*n).is_ok()).count()
     });
-    let mut answers = None;
     eventually("the client is done", || {
         poll_host(&mut ios, mac);
-        answers = result.try_recv().ok();
-        answers.is_some()
+        client.is_finished()
     });
-    client.join().unwrap();
-    assert_eq!(answers, Some(32));
+    assert_eq!(client.join().unwrap(), 32);
     let stats = port.stats().unwrap();
     assert!(stats.rx_packets >= 33, "{stats:?}");
     assert!(stats.tx_packets >= 33, "{stats:?}");

@@ -133,6 +133,15 @@ impl Eal {
     }
 }
 
+/// What net_tap calls errors and then does without: a queueing discipline that
+/// only `rte_flow` needs, and secondary processes, of which there are none.
+const NOT_ERRORS: [&str; 4] = [
+    "multiq qdisc",
+    "Disabling rte flow support",
+    "Specified qdisc kind is unknown",
+    "Failed to send start req to secondary",
+];
+
 /// Takes a message of DPDK's log into ours.
 unsafe extern "C" fn log_sink(level: u32, text: *const c_char, len: usize) {
     // Lower is graver.
@@ -150,6 +159,10 @@ unsafe extern "C" fn log_sink(level: u32, text: *const c_char, len: usize) {
     let text = unsafe { std::slice::from_raw_parts(text.cast::<u8>(), len) };
     let text = String::from_utf8_lossy(text);
     let text = text.trim_end();
+    let level = match NOT_ERRORS.iter().any(|known| text.contains(known)) {
+        true => Level::Debug,
+        false => level,
+    };
     if !text.is_empty() {
         log::log!(target: "dpdk", level, "{text}");
     }
@@ -175,16 +188,22 @@ fn arguments(config: &EalConfig) -> Vec<String> {
         "fullgate".to_owned(),
         // One EAL thread, the calling one: workers register themselves.
         format!("--lcores=0@{cores}"),
-        "--in-memory".to_owned(),
         "--no-telemetry".to_owned(),
         format!("--file-prefix={}", config.file_prefix),
         format!("--log-level=*:{level}"),
     ];
     match config.memory {
-        Memory::Hugepages { reserve_mb: 0 } => {}
-        Memory::Hugepages { reserve_mb } => arguments.push(format!("-m{reserve_mb}")),
+        Memory::Hugepages { reserve_mb } => {
+            arguments.push("--in-memory".to_owned());
+            if reserve_mb > 0 {
+                arguments.push(format!("-m{reserve_mb}"));
+            }
+        }
         Memory::Ordinary { total_mb } => {
             arguments.push("--no-huge".to_owned());
+            // Without hugepages EAL refuses --in-memory; this is what is left
+            // of it to ask for.
+            arguments.push("--no-shconf".to_owned());
             arguments.push(format!("-m{total_mb}"));
         }
     }

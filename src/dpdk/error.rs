@@ -156,6 +156,19 @@ pub enum Error {
         /// Room of a packet buffer in bytes.
         room: u32,
     },
+    /// The port was opened for an MTU whose frames fit one buffer.
+    #[error(
+        "port {port}: MTU {mtu}: frames do not fit a packet buffer of {room} bytes; the port has \
+         to be opened with this MTU to spread them over several"
+    )]
+    OneBuffer {
+        /// The port.
+        port: String,
+        /// Asked for, in bytes.
+        mtu: u16,
+        /// Room of a packet buffer in bytes.
+        room: u32,
+    },
     /// A pool for each queue, or one for all, was not given.
     #[error("port {port}: {given} packet pools for {queues} queues")]
     Pools {

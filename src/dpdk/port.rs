@@ -17,7 +17,8 @@ use super::{Eal, Mempool, Queue};
 pub enum Device {
     /// A PCI device, by its address; also named in [`super::EalConfig::pci`].
     Pci(String),
-    /// A TAP interface of the kernel, made for the port and gone with it.
+    /// A TAP interface of the kernel, made for the port and gone with it. The
+    /// driver gives the kernel's end the MAC address of the port.
     Tap {
         /// The interface's name.
         name: String,
@@ -143,9 +144,11 @@ impl Drop for Shared {
                     dpdk_sys::rte_eth_dev_close(self.id),
                 )
             };
+            // Whatever failed, the device must not stay behind.
+            let detached = setup::detach(&self.name, &self.attached);
             check(&self.name, "rte_eth_dev_stop", stopped)?;
             check(&self.name, "rte_eth_dev_close", closed)?;
-            setup::detach(&self.name, &self.attached)
+            detached
         });
         if let Err(error) = result {
             log::warn!("closing: {error}");
@@ -271,7 +274,7 @@ impl Port {
     ///
     /// # Errors
     /// [`Error::Busy`] while workers hold queues; [`Error::Mtu`];
-    /// [`Error::NoScatter`] where the port was opened for frames of one buffer
+    /// [`Error::OneBuffer`] where the port was opened for frames of one buffer
     /// and these would need more; [`Error::Call`].
     pub fn set_mtu(&mut self, mtu: u16) -> Result<(), Error> {
         let (driver, scatter) = (self.driver.clone(), self.scatter);
@@ -279,7 +282,11 @@ impl Port {
         let caps = Caps::read(&shared.name, shared.id)?;
         setup::check_mtu(&shared.name, &driver, &caps.raw, mtu)?;
         if !scatter && !setup::fits_one_buffer(&caps.raw, mtu, &shared.pools) {
-            return Err(setup::no_scatter(&shared.name, &driver, mtu, &shared.pools));
+            return Err(Error::OneBuffer {
+                port: shared.name.clone(),
+                mtu,
+                room: setup::frame_room(&shared.pools),
+            });
         }
         let was_started = self.started();
         if was_started {

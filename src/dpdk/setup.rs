@@ -237,7 +237,9 @@ pub(super) fn check_mtu(
     info: &dpdk_sys::rte_eth_dev_info,
     mtu: u16,
 ) -> Result<(), Error> {
-    if (info.min_mtu..=info.max_mtu).contains(&mtu) {
+    let by_frame = info.max_rx_pktlen.saturating_sub(overhead(info));
+    let max = info.max_mtu.min(by_frame.min(u16::MAX.into()) as u16);
+    if (info.min_mtu..=max).contains(&mtu) {
         return Ok(());
     }
     Err(Error::Mtu {
@@ -245,8 +247,18 @@ pub(super) fn check_mtu(
         driver: driver.to_owned(),
         asked: mtu,
         min: info.min_mtu,
-        max: info.max_mtu,
+        max,
     })
+}
+
+/// Bytes by which a frame is longer than its IP packet, as the driver counts.
+fn overhead(info: &dpdk_sys::rte_eth_dev_info) -> u32 {
+    // Ethernet header and checksum, where the driver does not say.
+    const USUAL: u32 = 14 + 4;
+    match info.max_mtu {
+        u16::MAX => USUAL,
+        max => info.max_rx_pktlen.saturating_sub(max.into()).max(USUAL),
+    }
 }
 
 /// Whether a frame of that MTU fits a buffer of every pool.
@@ -255,13 +267,8 @@ pub(super) fn fits_one_buffer(
     mtu: u16,
     pools: &[Mempool],
 ) -> bool {
-    // Ethernet header and checksum, where the driver does not say.
-    const OVERHEAD: u32 = 14 + 4;
-    let overhead = match info.max_mtu {
-        u16::MAX => OVERHEAD,
-        max => info.max_rx_pktlen.saturating_sub(max.into()).max(OVERHEAD),
-    };
-    let frame = u32::from(mtu) + overhead.min(64);
+    // Drivers that say nonsense about one of the two lengths don't decide.
+    let frame = u32::from(mtu) + overhead(info).min(64);
     pools.iter().all(|pool| frame <= pool.frame_room())
 }
 
@@ -278,14 +285,15 @@ fn check_scatter(
     if receives && sends {
         return Ok(());
     }
-    Err(no_scatter(port, driver, mtu, pools))
-}
-
-pub(super) fn no_scatter(port: &str, driver: &str, mtu: u16, pools: &[Mempool]) -> Error {
-    Error::NoScatter {
+    Err(Error::NoScatter {
         port: port.to_owned(),
         driver: driver.to_owned(),
         mtu,
-        room: pools.iter().map(Mempool::frame_room).min().unwrap_or(0),
-    }
+        room: frame_room(pools),
+    })
+}
+
+/// Bytes that a frame can have in one buffer of any pool.
+pub(super) fn frame_room(pools: &[Mempool]) -> u32 {
+    pools.iter().map(Mempool::frame_room).min().unwrap_or(0)
 }
