@@ -6,7 +6,6 @@ pub mod api;
 pub mod cli;
 pub mod config;
 
-
 pub mod lock;
 pub mod management;
 pub mod rpc;

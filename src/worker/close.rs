@@ -67,11 +67,12 @@ impl<Io: BurstIo> Worker<Io> {
             self.release_syn(slot);
         }
         self.count_active(slot);
-        if rests(state) && !rests(before) {
-            if let Some(set) = self.set(set) {
-                let marked = set.mark_resting(port);
-                debug_assert!(marked.is_ok(), "{marked:?}");
-            }
+        if rests(state)
+            && !rests(before)
+            && let Some(set) = self.set(set)
+        {
+            let marked = set.mark_resting(port);
+            debug_assert!(marked.is_ok(), "{marked:?}");
         }
         self.arm(slot);
     }

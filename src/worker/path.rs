@@ -294,7 +294,7 @@ impl<Io: BurstIo> Worker<Io> {
     #[inline(never)]
     pub(super) fn no_connection(&mut self, packet: Io::Buf, at: &Packet, port: PortIx) {
         match self.snapshot.address(at.dst) {
-            Some(AddressKind::Vip) => self.to_vip(packet, at, port),
+            Some(AddressKind::Vip) => self.for_service(packet, at, port),
             Some(AddressKind::Local) => {
                 self.refuse(
                     packet,
@@ -310,7 +310,7 @@ impl<Io: BurstIo> Worker<Io> {
         }
     }
 
-    fn to_vip(&mut self, packet: Io::Buf, at: &Packet, port: PortIx) {
+    fn for_service(&mut self, packet: Io::Buf, at: &Packet, port: PortIx) {
         let Some(service_ix) = self.snapshot.service_at(at.dst, at.dst_port, at.protocol) else {
             return self.refuse(packet, at, DropReason::NoService, Event::ResetRefused);
         };

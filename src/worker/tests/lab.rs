@@ -676,13 +676,13 @@ pub(super) struct Flow {
 }
 
 impl Flow {
-    fn from_client(&self, flags: u8) -> Tcp {
+    fn client_segment(&self, flags: u8) -> Tcp {
         Tcp::from_client(self.client_port, flags)
             .seq(self.client_next)
             .ack(self.server_next)
     }
 
-    fn from_server(&self, flags: u8) -> Tcp {
+    fn server_segment(&self, flags: u8) -> Tcp {
         self.to_server
             .reply(flags)
             .seq(self.server_next)
@@ -691,30 +691,34 @@ impl Flow {
 
     pub fn exchange(&mut self, lab: &mut Lab, request: &[u8], response: &[u8]) {
         let got = lab
-            .client_sends(self.from_client(flags::ACK).payload(request))
+            .client_sends(self.client_segment(flags::ACK).payload(request))
             .to_server();
         assert_eq!((got.seq, &got.payload[..]), (self.seen_next, request));
         self.client_next = self.client_next.wrapping_add(request.len() as u32);
         self.seen_next = self.seen_next.wrapping_add(request.len() as u32);
         let got = lab
-            .server_sends(self.from_server(flags::ACK).payload(response))
+            .server_sends(self.server_segment(flags::ACK).payload(response))
             .to_client();
         assert_eq!((got.ack, &got.payload[..]), (self.client_next, response));
         self.server_next = self.server_next.wrapping_add(response.len() as u32);
     }
 
     pub fn client_closes(&mut self, lab: &mut Lab) {
-        let fin = self.from_client(flags::FIN | flags::ACK);
+        let fin = self.client_segment(flags::FIN | flags::ACK);
         let _ = lab.client_sends(fin).to_server();
         self.client_next = self.client_next.wrapping_add(1);
         self.seen_next = self.seen_next.wrapping_add(1);
-        let _ = lab.server_sends(self.from_server(flags::ACK)).to_client();
+        let _ = lab
+            .server_sends(self.server_segment(flags::ACK))
+            .to_client();
     }
 
     pub fn server_closes(&mut self, lab: &mut Lab) {
-        let fin = self.from_server(flags::FIN | flags::ACK);
+        let fin = self.server_segment(flags::FIN | flags::ACK);
         let _ = lab.server_sends(fin).to_client();
         self.server_next = self.server_next.wrapping_add(1);
-        let _ = lab.client_sends(self.from_client(flags::ACK)).to_server();
+        let _ = lab
+            .client_sends(self.client_segment(flags::ACK))
+            .to_server();
     }
 }

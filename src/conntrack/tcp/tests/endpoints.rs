@@ -331,7 +331,7 @@ impl World {
         if len == 0 {
             return None;
         }
-        let chance = if leg % 2 == 0 {
+        let chance = if leg.is_multiple_of(2) {
             self.plan.reorder.0
         } else {
             self.plan.reorder.1
