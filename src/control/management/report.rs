@@ -9,7 +9,7 @@ use crate::conntrack::timeouts::timeout_of;
 use crate::control::api;
 use crate::control::config::Config;
 use crate::ids::{PortIx, ServerIx, ServiceIx, SetIx, WorkerIx};
-use crate::service::snapshot::{Server, ServerState, Snapshot};
+use crate::service::snapshot::{PortInfo, Server, ServerState, Snapshot};
 use crate::snat::steering::SteeringMode;
 use crate::stats::{Counter, DropReason, Event, WorkerStats};
 use crate::time::Millis;
@@ -187,10 +187,7 @@ pub(super) fn ports(
         SteeringMode::Rss => "rss",
         SteeringMode::Software => "software",
     };
-    let row = |(ix, (info, driver)): (
-        usize,
-        (&crate::service::snapshot::PortInfo, &Box<dyn PortStatus>),
-    )| {
+    let row = |(ix, (info, driver)): (usize, (&PortInfo, &dyn PortStatus))| {
         let reading = driver.read();
         let count = |of: fn(&crate::stats::PortCounters) -> &Counter| {
             sum(stats, |worker| of(worker.port(PortIx(ix as u8))))
@@ -219,7 +216,7 @@ pub(super) fn ports(
         ports: snapshot
             .ports
             .iter()
-            .zip(drivers)
+            .zip(drivers.iter().map(AsRef::as_ref))
             .enumerate()
             .map(row)
             .collect(),
