@@ -5,7 +5,7 @@
 #![no_main]
 
 use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use fullgate::arena::Arena;
 use fullgate::conntrack::entry::State as ConnState;
@@ -34,7 +34,7 @@ const CONFIG: &str = r#"
 [runtime]
 hugepages = false
 connections = 4096
-local-ports = "2000-2003"
+local-ports = "2000-3023"
 max-services = 4
 max-servers = 8
 [[port]]
@@ -79,7 +79,7 @@ const ADDRESSES: [[u8; 4]; 8] = [
     [10, 1, 0, 1],
     [192, 0, 2, 1],
 ];
-const PORTS: [u16; 8] = [80, 53, 2000, 2001, 2002, 2003, 40_000, 40_001];
+const PORTS: [u16; 4] = [80, 53, 40_000, 40_001];
 
 fuzz_target!(|data: &[u8]| {
     let mut lab = Lab::new();
@@ -116,22 +116,39 @@ impl<'a> Input<'a> {
         ADDRESSES[usize::from(self.byte().unwrap_or(0)) % ADDRESSES.len()].into()
     }
 
-    fn port(&mut self) -> u16 {
-        PORTS[usize::from(self.byte().unwrap_or(0)) % PORTS.len()]
+    /// A port of the configuration, or one that the worker has just used.
+    fn port(&mut self, lent: &[u16; 4]) -> u16 {
+        let ix = usize::from(self.byte().unwrap_or(0));
+        if ix % 2 == 0 {
+            PORTS[ix / 2 % PORTS.len()]
+        } else {
+            lent[ix / 2 % lent.len()]
+        }
     }
 }
+
+/// What is the same for every input.
+static FIXED: LazyLock<(Config, Arc<Steering>)> = LazyLock::new(|| {
+    let config = Config::parse("fuzz", CONFIG)
+        .expect("a valid configuration")
+        .config;
+    let reta = Reta::even(128, 1).expect("a table");
+    let steering = Steering::new(DEFAULT_KEY, reta, SteeringMode::Software).expect("steering");
+    (config, Arc::new(steering))
+});
 
 struct Lab {
     worker: Worker<MemoryIo>,
     stats: Arc<WorkerStats>,
     now: Millis,
+    /// Local ports that the worker used last.
+    lent: [u16; 4],
+    turn: usize,
 }
 
 impl Lab {
     fn new() -> Self {
-        let config = Config::parse("fuzz", CONFIG).expect("a valid configuration").config;
-        let reta = Reta::even(128, 1).expect("a table");
-        let steering = Steering::new(DEFAULT_KEY, reta, SteeringMode::Software).expect("steering");
+        let (config, steering) = &*FIXED;
         let ports = config.ports.iter().zip(OWN).map(|(port, mac)| PortInfo {
             name: port.name.clone(),
             mac,
@@ -140,7 +157,7 @@ impl Lab {
             gateway: port.gateway,
         });
         let (state, mut updates) =
-            State::new(config.clone(), ports.collect(), Arc::new(steering), 1, 1)
+            State::new(config.clone(), ports.collect(), Arc::clone(steering), 1, 1)
                 .expect("a state");
         let now = Millis(0);
         let (table, _) = ConnTable::new(
@@ -169,6 +186,8 @@ impl Lab {
             worker: Worker::new(setup, MemoryIo::new(2), first, at),
             stats,
             now,
+            lent: [0; 4],
+            turn: 0,
         }
     }
 
@@ -204,7 +223,11 @@ impl Lab {
     fn arp(&mut self, op: u8, input: &mut Input<'_>) {
         let mut packet = [0; 28];
         ArpRepr {
-            op: if op & 8 == 0 { ArpOp::Reply } else { ArpOp::Request },
+            op: if op & 8 == 0 {
+                ArpOp::Reply
+            } else {
+                ArpOp::Request
+            },
             sender_mac: PEER,
             sender_ip: input.address(),
             target_mac: OWN[0],
@@ -226,7 +249,7 @@ impl Lab {
     /// checksums unless the input says otherwise, its transport from the input.
     fn packet(&mut self, op: u8, input: &mut Input<'_>) {
         let (src, dst) = (input.address(), input.address());
-        let (src_port, dst_port) = (input.port(), input.port());
+        let (src_port, dst_port) = (input.port(&self.lent), input.port(&self.lent));
         let protocol = [6, 6, 17, 1][usize::from(op >> 3) % 4];
         let len = usize::from(input.byte().unwrap_or(0)) % 64;
         let body = input.take(len);
@@ -290,13 +313,14 @@ impl Lab {
                     let payload = frame.payload();
                     let ip = Ipv4View::new_checked(payload, payload.len()).expect("IPv4");
                     assert!(ip.verify_checksum(), "IPv4 checksum");
+                    if port == 1 && ip.payload().len() >= 2 {
+                        let source = u16::from_be_bytes([ip.payload()[0], ip.payload()[1]]);
+                        self.lent[self.turn % 4] = source;
+                        self.turn += 1;
+                    }
                     if ip.protocol() == 6 {
-                        let sum = Sum::pseudo_header(
-                            ip.src(),
-                            ip.dst(),
-                            6,
-                            ip.payload().len() as u16,
-                        );
+                        let sum =
+                            Sum::pseudo_header(ip.src(), ip.dst(), 6, ip.payload().len() as u16);
                         assert_eq!(sum.add_bytes(ip.payload()).finish(), 0, "TCP checksum");
                     }
                 }
@@ -308,10 +332,7 @@ impl Lab {
         for slot in table.slots(SlotIx(0), table.slots_end()) {
             let state = table.get(slot).state;
             used += 1;
-            half_open += u64::from(matches!(
-                state,
-                ConnState::SynSent | ConnState::SynReceived
-            ));
+            half_open += u64::from(matches!(state, ConnState::SynSent | ConnState::SynReceived));
         }
         assert_eq!(used, table.len());
         assert_eq!(half_open, self.stats.half_open.get(), "half-open gauge");
