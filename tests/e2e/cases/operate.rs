@@ -69,7 +69,7 @@ fn check(plan: &Plan, lab: &Lab, load: Load) {
         .filter(|&elapsed| elapsed >= NO_TIMER)
         .collect();
     assert!(slow.is_empty(), "slow requests: {slow:?}");
-    assert_eq!(lab.retransmissions(), 0, "segments sent again");
+    lab.assert_nothing_lost();
     assert!(
         outcome
             .answers

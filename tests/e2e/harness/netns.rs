@@ -119,19 +119,20 @@ impl Netns {
         );
     }
 
-    /// TCP segments that hosts inside have sent again, SYNs included.
-    pub fn retransmissions(&self) -> u64 {
-        let counters = self.run(|| fs::read_to_string("/proc/thread-self/net/snmp"));
-        let counters = counters.expect("read the namespace's counters");
-        let mut rows = counters
-            .lines()
-            .filter_map(|line| line.strip_prefix("Tcp: "));
-        let (names, values) = (rows.next().unwrap_or(""), rows.next().unwrap_or(""));
-        let mut pairs = names.split(' ').zip(values.split(' '));
-        let (_, count) = pairs
-            .find(|(name, _)| *name == "RetransSegs")
-            .expect("RetransSegs");
-        count.parse().expect("a count")
+    /// One of the namespace's own TCP counters, such as `RetransSegs`.
+    pub fn counter(&self, name: &str) -> u64 {
+        let read = |file| fs::read_to_string(file).expect("read the namespace's counters");
+        let text = self
+            .run(|| read("/proc/thread-self/net/snmp") + &read("/proc/thread-self/net/netstat"));
+        // Rows come in pairs: names, then values.
+        let rows: Vec<&str> = text.lines().collect();
+        let mut pairs = rows
+            .chunks_exact(2)
+            .flat_map(|pair| pair[0].split(' ').zip(pair[1].split(' ')).skip(1));
+        let value = pairs.find(|(key, _)| *key == name).map(|(_, value)| value);
+        value
+            .and_then(|value| value.parse().ok())
+            .unwrap_or_else(|| panic!("no counter {name}"))
     }
 
     /// A listening TCP socket inside.

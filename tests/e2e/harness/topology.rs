@@ -78,11 +78,29 @@ impl Lab {
         }
     }
 
-    /// TCP segments that the client or a server has sent again so far. Nothing
-    /// in these networks loses packets but the gateway.
-    pub fn retransmissions(&self) -> u64 {
-        let hosts = self.network.servers.iter().chain([&self.network.client]);
-        hosts.map(Netns::retransmissions).sum()
+    /// Requires that neither client nor server has waited for a retransmission
+    /// timer or repaired a loss: nothing in these networks loses packets but
+    /// the gateway.
+    ///
+    /// A loss probe (RFC 8985) alone is no sign of one: after a few
+    /// milliseconds it means only that somebody had to wait for a core.
+    pub fn assert_nothing_lost(&self) {
+        for host in self.network.servers.iter().chain([&self.network.client]) {
+            let [again, syns, timeouts, probes, recoveries] = [
+                "RetransSegs",
+                "TCPSynRetrans",
+                "TCPTimeouts",
+                "TCPLossProbes",
+                "TCPLossProbeRecovery",
+            ]
+            .map(|name| host.counter(name));
+            assert!(
+                timeouts == 0 && recoveries == 0 && again <= probes,
+                "{} sent {again} segments again: {syns} SYNs, {timeouts} timeouts, \
+                 {probes} loss probes of which {recoveries} repaired a loss",
+                host.name()
+            );
+        }
     }
 
     /// Where the processes of this lab keep their files.
