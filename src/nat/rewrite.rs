@@ -45,6 +45,15 @@ pub fn translate(
     update_transport(transport, protocol, addresses.merge(ports))
 }
 
+/// Rewrites the addresses of a fragment that holds no transport header, and
+/// takes one hop off the TTL.
+pub fn translate_fragment(packet: &mut [u8], to: &Mapping) -> Result<(), Truncated> {
+    let ip = packet.first_chunk_mut::<20>().ok_or(Truncated)?;
+    let addresses = replace_addresses(ip, to.src, to.dst);
+    decrement_ttl(ip, addresses);
+    Ok(())
+}
+
 /// Replaces the addresses of an IPv4 header, but not its checksum.
 #[inline(always)]
 pub(super) fn replace_addresses(ip: &mut [u8; 20], src: Ipv4Addr, dst: Ipv4Addr) -> Delta {

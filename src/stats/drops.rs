@@ -62,8 +62,8 @@ drop_reasons! {
         "The source address can't be a host's: multicast, broadcast, loopback or 0.0.0.0/8.",
         "Look for a spoofing or misconfigured sender.";
     Ipv4Fragment = "ipv4-fragment":
-        "The packet is a fragment that can't be tied to a connection.",
-        "Let path MTU discovery work (let ICMP 'fragmentation needed' through), or lower the sender's packet size.";
+        "The packet is a fragment whose first fragment did not come, or belongs to no connection; or of an ICMP message.",
+        "Look for loss before fullgate; better, let path MTU discovery work, so that nothing has to be fragmented.";
     NotLocalAddress = "not-local-address":
         "The destination is neither a VIP, a local address nor a port's own address.",
         "Check the routes that lead to fullgate, and whether a service is missing.";

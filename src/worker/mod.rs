@@ -8,6 +8,7 @@
 //! out      next hop, transmit buffers  answer  resets and ICMP of our own
 //! link     ARP                         icmp    pings and translated errors
 //! hold     SYNs kept for a second try  health  servers that fail SYNs
+//! fragment IP fragments
 //! command  what the management core asks for
 //! ```
 //!
@@ -19,6 +20,7 @@
 mod answer;
 mod close;
 mod command;
+mod fragment;
 mod health;
 mod hold;
 mod icmp;
@@ -50,6 +52,7 @@ use crate::time::Millis;
 use crate::wire::ethernet::MacAddr;
 
 use close::Sweep;
+use fragment::Fragments;
 use health::Health;
 use hold::HeldSyns;
 use message::{Backlog, Link, PoolScan, Scan, Update};
@@ -146,6 +149,7 @@ pub struct Worker<Io: BurstIo> {
     health: Vec<Health>,
     neighbors: Neighbors<Io::Buf>,
     held: HeldSyns,
+    fragments: Fragments<Io::Buf>,
     tx: Vec<ArrayVec<Io::Buf, TX_BURST>>,
     ports: Vec<PortFacts>,
     min_mtu: u16,
@@ -195,6 +199,7 @@ impl<Io: BurstIo> Worker<Io> {
             health: vec![Health::default(); setup.max_servers],
             neighbors: Neighbors::new(setup.neighbors),
             held: HeldSyns::new(setup.held_syns),
+            fragments: Fragments::new(),
             min_mtu: 0,
             steers: false,
             stats: setup.stats,
@@ -287,6 +292,7 @@ impl<Io: BurstIo> Worker<Io> {
     fn tick(&mut self) {
         self.tend_neighbors();
         self.announce();
+        self.give_fragments_up();
         self.stats.connections.set(self.table.len() as u64);
         self.stats.pending.set(self.neighbors.waiting() as u64);
         self.stats.held_syns.set(self.held.len() as u64);

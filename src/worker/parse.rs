@@ -15,6 +15,11 @@ use crate::wire::ethernet::MacAddr;
 /// Length of an untagged Ethernet header: offset of the IP header.
 pub const L3: usize = 14;
 
+/// In the byte of the flags (RFC 791 §3.1).
+const MORE_FRAGMENTS: u8 = 0x20;
+/// In the word of flags and offset.
+const FRAGMENT_OFFSET: u16 = 0x1fff;
+
 const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
 const ETHERTYPE_VLAN: [u8; 2] = [0x81, 0x00];
@@ -37,19 +42,21 @@ pub struct Packet {
     pub l4: u16,
     /// IP protocol.
     pub protocol: u8,
+    /// More fragments of the datagram follow (RFC 791 §3.1).
+    pub more_fragments: bool,
 }
 
 /// What a frame turned out to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Parsed {
-    /// TCP or UDP with whole headers.
+    /// TCP or UDP with whole headers; perhaps the first fragment of a datagram.
     Flow(Packet),
     /// An ICMP message.
     Icmp(Packet),
     /// ARP.
     Arp,
-    /// A fragment; ports are read only from a first one.
-    Fragment(Packet),
+    /// A fragment but the first: it has no ports.
+    LaterFragment(Packet),
     /// An IPv4 packet of another protocol.
     OtherProtocol(Packet),
     /// Goes no further.
@@ -111,10 +118,10 @@ fn parse_ipv4(bytes: &[u8], total_len: usize, checksum: ChecksumStatus) -> Parse
         ip_len,
         l4: l4 as u16,
         protocol: ip[9],
+        more_fragments: ip[6] & MORE_FRAGMENTS != 0,
     };
-    // More-fragments or an offset (RFC 791 §3.1).
-    if u16::from_be_bytes([ip[6], ip[7]]) & 0x3fff != 0 {
-        return Parsed::Fragment(packet);
+    if u16::from_be_bytes([ip[6], ip[7]]) & FRAGMENT_OFFSET != 0 {
+        return Parsed::LaterFragment(packet);
     }
     let transport_len = usize::from(ip_len) - header_len;
     let transport = &bytes[l4..];
@@ -136,7 +143,8 @@ fn parse_ipv4(bytes: &[u8], total_len: usize, checksum: ChecksumStatus) -> Parse
                 return Parsed::Drop(DropReason::UdpMalformed);
             };
             let udp_len = usize::from(u16::from_be_bytes([udp[4], udp[5]]));
-            if udp_len < 8 || udp_len > transport_len {
+            // The length is that of the whole datagram.
+            if udp_len < 8 || udp_len > transport_len && !packet.more_fragments {
                 return Parsed::Drop(DropReason::UdpMalformed);
             }
             packet.src_port = u16::from_be_bytes([udp[0], udp[1]]);
@@ -146,6 +154,9 @@ fn parse_ipv4(bytes: &[u8], total_len: usize, checksum: ChecksumStatus) -> Parse
         proto::ICMP => {
             if transport_len < 8 || transport.len() < 8 {
                 return Parsed::Drop(DropReason::IcmpMalformed);
+            }
+            if packet.more_fragments {
+                return Parsed::Drop(DropReason::Ipv4Fragment);
             }
             Parsed::Icmp(packet)
         }

@@ -60,6 +60,7 @@ impl<Io: BurstIo> Worker<Io> {
         for (packet, look) in packets.into_iter().zip(&looks) {
             if self.steers
                 && let Parsed::Flow(at) = &look.parsed
+                && !at.more_fragments
             {
                 let owner = self.owner(at);
                 if owner != self.ix {
@@ -105,18 +106,25 @@ impl<Io: BurstIo> Worker<Io> {
     #[inline(always)]
     fn see_through(&mut self, packet: Io::Buf, look: &Look, port: PortIx) {
         match &look.parsed {
-            Parsed::Flow(at) => match self.table.find(look.hash, &tuple_of(at)) {
-                Some((slot, direction)) if at.protocol == proto::TCP => {
-                    self.tcp(packet, at, slot, direction, port);
-                }
-                Some((slot, direction)) => self.udp(packet, at, slot, direction, port),
-                None => self.no_connection(packet, at, port),
-            },
+            Parsed::Flow(at) if at.more_fragments => self.first_fragment(packet, at, port),
+            Parsed::Flow(at) => self.flow(packet, at, look.hash, port),
             Parsed::Icmp(at) => self.icmp(packet, at, port),
             Parsed::Arp => self.arp(packet, port),
-            Parsed::Fragment(_) => self.discard(packet, DropReason::Ipv4Fragment),
+            Parsed::LaterFragment(at) => self.later_fragment(packet, at, port),
             Parsed::OtherProtocol(at) => self.other_protocol(packet, at),
             Parsed::Drop(reason) => self.discard(packet, *reason),
+        }
+    }
+
+    /// A TCP segment or UDP datagram; `hash` is its tuple's.
+    #[inline(always)]
+    pub(super) fn flow(&mut self, packet: Io::Buf, at: &Packet, hash: u64, port: PortIx) {
+        match self.table.find(hash, &tuple_of(at)) {
+            Some((slot, direction)) if at.protocol == proto::TCP => {
+                self.tcp(packet, at, slot, direction, port);
+            }
+            Some((slot, direction)) => self.udp(packet, at, slot, direction, port),
+            None => self.no_connection(packet, at, port),
         }
     }
 

@@ -301,6 +301,28 @@ fn udp_is_balanced_and_answers_come_from_the_vip() {
 }
 
 #[test]
+fn fragments_go_the_way_of_their_first_in_any_order() {
+    let mut lab = Lab::new();
+    let [first, second, third] = lab::fragments_of_a_request(5353);
+    assert!(lab.client_sends_packet(&third).is_empty(), "it waits");
+    assert_eq!(lab.client_sends_packet(&first).all_fragments_to_server(), 2);
+    assert_eq!(
+        lab.client_sends_packet(&second).all_fragments_to_server(),
+        1
+    );
+    assert_eq!(lab.event(Event::Fragmented), 3);
+}
+
+#[test]
+fn a_fragment_whose_first_never_comes_is_given_up() {
+    let mut lab = Lab::new();
+    let [_, second, _] = lab::fragments_of_a_request(5353);
+    assert!(lab.client_sends_packet(&second).is_empty());
+    lab.pass(1_100);
+    assert_eq!(lab.drops(DropReason::Ipv4Fragment), 1);
+}
+
+#[test]
 fn ttl_ends_at_the_gateway_with_time_exceeded() {
     let mut lab = Lab::new();
     let out = lab.client_sends(Tcp::from_client(4000, flags::SYN).ttl(1));

@@ -186,6 +186,23 @@ impl Tcp {
     }
 }
 
+/// A datagram to the UDP service in three fragments (RFC 791 §3.2).
+pub(super) fn fragments_of_a_request(port: u16) -> [Vec<u8>; 3] {
+    let payload: Vec<u8> = (0..100).collect();
+    let mut datagram = Tcp::new(CLIENT, port, VIP, 53, 0).payload(&payload);
+    datagram.protocol = proto::UDP;
+    let whole = datagram.packet();
+    let transport = &whole[20..];
+    let piece = |from: usize, to: usize, more: u16| {
+        let mut packet = ipv4(CLIENT, VIP, proto::UDP, 64, &transport[from..to]);
+        packet[6..8].copy_from_slice(&(more << 13 | (from / 8) as u16).to_be_bytes());
+        let mut view = Ipv4View::new_quoted(&mut packet[..]).expect("whole");
+        view.fill_checksum();
+        packet
+    };
+    [piece(0, 40, 1), piece(40, 80, 1), piece(80, 108, 0)]
+}
+
 fn ipv4(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, ttl: u8, payload: &[u8]) -> Vec<u8> {
     let mut header = [0; 20];
     Ipv4Repr {
@@ -246,6 +263,18 @@ impl Out {
 
     pub fn to_client(&self) -> Tcp {
         Tcp::read(self.single(WAN))
+    }
+
+    /// Fragments to the first server, from a local address.
+    pub fn all_fragments_to_server(&self) -> usize {
+        let packets = self.on(LAN);
+        for packet in &packets {
+            let ip = Ipv4View::new_quoted(*packet).expect("IPv4");
+            assert!(ip.verify_checksum(), "IPv4 checksum");
+            assert!(ip.is_fragment());
+            assert_eq!((ip.src(), ip.dst()), (LOCAL, SERVERS[0]));
+        }
+        packets.len()
     }
 
     /// Type and code of the only ICMP message to the client.
@@ -458,6 +487,10 @@ impl Lab {
 
     pub fn server_sends(&mut self, packet: Tcp) -> Out {
         self.send(LAN, &packet.packet())
+    }
+
+    pub fn client_sends_packet(&mut self, packet: &[u8]) -> Out {
+        self.send(WAN, packet)
     }
 
     pub fn client_sends_udp(&mut self, port: u16, payload: &[u8]) -> Out {
