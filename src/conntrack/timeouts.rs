@@ -25,8 +25,6 @@ pub struct Timeouts {
     pub udp: u32,
     /// UDP, packets seen from the client only.
     pub udp_one_way: u32,
-    /// ICMP queries.
-    pub icmp: u32,
 }
 
 impl Default for Timeouts {
@@ -45,8 +43,6 @@ impl Default for Timeouts {
             // RFC 4787 REQ-5: not less than 2 minutes, 5 recommended.
             udp: 5 * MINUTE,
             udp_one_way: 5 * MINUTE,
-            // RFC 5508 REQ-2: not less than 60 seconds.
-            icmp: MINUTE,
         }
     }
 }
@@ -82,7 +78,6 @@ mod tests {
             t.udp >= 120_000 && t.udp_one_way >= 120_000,
             "RFC 4787 REQ-5"
         );
-        assert!(t.icmp >= 60_000, "RFC 5508 REQ-2");
     }
 
     #[test]
@@ -105,7 +100,6 @@ mod tests {
             closed: 5,
             udp: 6,
             udp_one_way: 7,
-            icmp: 8,
         };
         let rows = [
             (State::SynSent, 1),

@@ -151,9 +151,6 @@ drop_reasons! {
     HandoverFull = "handover-full":
         "The ring to the worker that owns the flow is full.",
         "That worker is overloaded: look at fullgatectl show workers.";
-    HopLimitInternal = "handover-loop":
-        "A packet was handed over twice; its owner is not agreed on.",
-        "Steering changed while the packet was in flight; harmless if rare.";
 }
 
 #[cfg(test)]

@@ -348,3 +348,102 @@ fn icmp_errors_reach_the_client_with_its_own_packet_quoted() {
     assert_eq!((quote.src, quote.src_port), (CLIENT, 5353));
     assert_eq!((quote.dst, quote.dst_port), (VIP, 53));
 }
+
+/// Each row: what a frame on the client's port is dropped for, and the frame.
+#[test]
+fn broken_and_foreign_frames_are_counted_by_reason() {
+    use DropReason as R;
+    let syn = lab::good_syn();
+    let edited = |edit: fn(&mut Vec<u8>)| {
+        let mut frame = syn.clone();
+        edit(&mut frame);
+        frame
+    };
+    let resummed = |edit: fn(&mut Vec<u8>)| {
+        let mut frame = syn.clone();
+        edit(&mut frame);
+        lab::fill_ip_checksum(&mut frame);
+        frame
+    };
+    let rows = [
+        (R::EthernetShort, edited(|f| f.truncate(13))),
+        (R::NotForUs, edited(|f| f[5] ^= 1)),
+        (
+            R::VlanTagged,
+            edited(|f| f[12..14].copy_from_slice(&[0x81, 0])),
+        ),
+        (
+            R::EtherTypeUnsupported,
+            edited(|f| f[12..14].copy_from_slice(&[0x86, 0xdd])),
+        ),
+        (
+            R::ArpMalformed,
+            edited(|f| f[12..14].copy_from_slice(&[0x08, 0x06])),
+        ),
+        (R::Ipv4Malformed, edited(|f| f.truncate(30))),
+        (R::Ipv4Malformed, resummed(|f| f[14] = 0x44)),
+        (
+            R::Ipv4Malformed,
+            resummed(|f| f[16..18].copy_from_slice(&[9, 9])),
+        ),
+        (R::Ipv4Checksum, edited(|f| f[24] ^= 1)),
+        (R::Ipv4Martian, resummed(|f| f[26] = 127)),
+        (R::NotLocalAddress, resummed(|f| f[33] ^= 64)),
+        (R::ProtocolUnsupported, resummed(|f| f[23] = 47)),
+        (R::TcpMalformed, edited(|f| f[46] = 0x40)),
+        (R::TcpMalformed, edited(|f| f[46] = 0xf0)),
+        (R::TcpBadFlags, edited(|f| f[47] = flags::SYN | flags::FIN)),
+        (R::UdpMalformed, resummed(|f| f[23] = 17)),
+        (R::IcmpMalformed, resummed(|f| f[23] = 1)),
+        (R::NoService, edited(|f| f[37] = 81)),
+        (R::TtlExpired, resummed(|f| f[22] = 1)),
+    ];
+    for (reason, frame) in rows {
+        let mut lab = Lab::new();
+        let before = lab.drops(reason);
+        lab.client_sends_frame(&frame);
+        assert_eq!(lab.drops(reason), before + 1, "{}", reason.name());
+        let total: u64 = R::ALL.iter().map(|reason| lab.drops(*reason)).sum();
+        assert_eq!(total, before + 1, "{}: one reason only", reason.name());
+    }
+}
+
+#[test]
+fn what_can_not_be_sent_is_counted_too() {
+    let mut lab = Lab::new();
+    lab.worker.io_mut().free = 0;
+    lab.client_sends(Tcp::from_client(4000, flags::ACK));
+    assert_eq!(lab.drops(DropReason::NoBuffer), 1, "the RST");
+
+    let mut lab = Lab::new();
+    let mut flow = lab.connect(4000);
+    lab.worker.io_mut().tx_room = 0;
+    for _ in 0..crate::io::TX_BURST {
+        lab.client_sends(Tcp::from_client(4001, flags::ACK));
+    }
+    assert_eq!(lab.drops(DropReason::TxFull), 0);
+    lab.client_sends(Tcp::from_client(4001, flags::ACK));
+    assert_eq!(lab.drops(DropReason::TxFull), 1);
+    lab.worker.io_mut().tx_room = usize::MAX;
+    lab.pass(8);
+    flow.exchange(&mut lab, b"still", b"there");
+}
+
+#[test]
+fn a_next_hop_that_never_answers_is_unreachable_after_a_second() {
+    let mut lab = Lab::unresolved();
+    lab.client_sends_udp(5353, b"ask");
+    lab.pass(1_100);
+    assert_eq!(lab.drops(DropReason::NeighborUnreachable), 1);
+}
+
+#[test]
+fn resets_beyond_the_rate_limit_are_withheld_and_counted() {
+    let mut lab = Lab::new();
+    for _ in 0..1_010 {
+        lab.client_sends(Tcp::from_client(4000, flags::ACK).ack(1));
+    }
+    assert_eq!(lab.event(Event::ResetUnknownClient), 1_000);
+    assert_eq!(lab.event(Event::ResetWithheld), 10);
+    assert_eq!(lab.drops(DropReason::UnknownFlowClient), 1_010);
+}

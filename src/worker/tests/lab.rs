@@ -203,6 +203,20 @@ pub(super) fn fragments_of_a_request(port: u16) -> [Vec<u8>; 3] {
     [piece(0, 40, 1), piece(40, 80, 1), piece(80, 108, 0)]
 }
 
+/// A client's SYN as a whole frame: headers of 14, 20 and 20 bytes.
+pub(super) fn good_syn() -> Vec<u8> {
+    let packet = Tcp::from_client(4000, flags::SYN).packet();
+    frame(WAN, EtherType::IPV4, &packet).bytes().to_vec()
+}
+
+/// Makes the IPv4 header checksum of a frame right again.
+pub(super) fn fill_ip_checksum(frame: &mut [u8]) {
+    let header = &mut frame[14..34];
+    header[10..12].fill(0);
+    let checksum = crate::wire::checksum::checksum(header);
+    header[10..12].copy_from_slice(&checksum.to_be_bytes());
+}
+
 fn ipv4(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, ttl: u8, payload: &[u8]) -> Vec<u8> {
     let mut header = [0; 20];
     Ipv4Repr {
@@ -487,6 +501,12 @@ impl Lab {
 
     pub fn server_sends(&mut self, packet: Tcp) -> Out {
         self.send(LAN, &packet.packet())
+    }
+
+    pub fn client_sends_frame(&mut self, frame: &[u8]) {
+        self.worker.io.rx[WAN.ix()].push_back(MemoryBuf::new(frame));
+        self.poll();
+        let _ = self.collect();
     }
 
     pub fn client_sends_packet(&mut self, packet: &[u8]) -> Out {
