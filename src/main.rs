@@ -3,6 +3,7 @@
 //! process.
 #![deny(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -107,7 +108,8 @@ fn serve(config: Config, config_path: &Path) -> Result<(), Failure> {
     let signals = Signals::install()?;
 
     let eal = Eal::init(&eal_config(&config))?;
-    let (pool, mut ports) = open_ports(&eal, &config)?;
+    let pools = pools(&eal, &config)?;
+    let mut ports = open_ports(&eal, &config, &pools)?;
     let steering = Arc::new(steering(&config, &ports)?);
     let queues = take_queues(&mut ports)?;
     let ports: Vec<Arc<Port>> = ports.into_iter().map(Arc::new).collect();
@@ -125,10 +127,14 @@ fn serve(config: Config, config_path: &Path) -> Result<(), Failure> {
     let mut workers = Vec::with_capacity(count);
     let mut threads = Vec::with_capacity(count);
     let handovers = Handover::mesh(count, HANDOVER_DEPTH);
-    for (((ix, queues), handover), first) in
-        (0..).map(WorkerIx).zip(queues).zip(handovers).zip(updates)
+    for ((((ix, queues), pool), handover), first) in (0..)
+        .map(WorkerIx)
+        .zip(queues)
+        .zip(pools)
+        .zip(handovers)
+        .zip(updates)
     {
-        let io = DpdkIo::new(queues, pool.clone());
+        let io = DpdkIo::new(queues, pool);
         let stats = Arc::new(WorkerStats::new(
             ports.len(),
             config.runtime.max_servers as usize,
@@ -214,18 +220,35 @@ fn eal_config(config: &Config) -> EalConfig {
     }
 }
 
-/// The pool that all packets come from, and the ports, started.
-fn open_ports(eal: &Eal, config: &Config) -> Result<(Mempool, Vec<Port>), Failure> {
-    let count = u32::from(config.runtime.workers) * config.mbufs();
-    let pool = Mempool::new(
-        eal,
-        &PoolConfig {
-            name: "packets".into(),
-            count: count - 1,
+/// The pool that each worker's packets come from: one for all workers of a
+/// NUMA node.
+fn pools(eal: &Eal, config: &Config) -> Result<Vec<Mempool>, Failure> {
+    let cores = config.runtime.cores.as_deref().unwrap_or_default();
+    let sockets: Vec<Option<u32>> = (0..usize::from(config.runtime.workers))
+        .map(|worker| dpdk::socket_of(u32::from(*cores.get(worker)?)))
+        .collect();
+    let mut made: BTreeMap<Option<u32>, Mempool> = BTreeMap::new();
+    for &socket in &sockets {
+        if made.contains_key(&socket) {
+            continue;
+        }
+        let workers = sockets.iter().filter(|other| **other == socket).count() as u32;
+        let config = PoolConfig {
+            name: socket.map_or("packets".into(), |socket| format!("packets-{socket}")),
+            count: workers * config.mbufs() - 1,
             data_room: DATA_ROOM,
-            socket: None,
-        },
-    )?;
+            socket,
+        };
+        made.insert(socket, Mempool::new(eal, &config)?);
+    }
+    Ok(sockets.iter().map(|socket| made[socket].clone()).collect())
+}
+
+/// The ports, started; each queue receives into its worker's pool.
+fn open_ports(eal: &Eal, config: &Config, pools: &[Mempool]) -> Result<Vec<Port>, Failure> {
+    let one_pool = pools
+        .windows(2)
+        .all(|pair| pair[0].name() == pair[1].name());
     let mut ports = Vec::with_capacity(config.ports.len());
     for port in &config.ports {
         let wanted = PortConfig {
@@ -241,16 +264,16 @@ fn open_ports(eal: &Eal, config: &Config) -> Result<(Mempool, Vec<Port>), Failur
             promiscuous: false,
             netns: port.netns.clone(),
             rss_key: DEFAULT_KEY,
-            one_pool: true,
+            one_pool,
         };
-        let opened = Port::open(eal, &wanted, std::slice::from_ref(&pool));
+        let opened = Port::open(eal, &wanted, pools);
         let mut opened = opened.map_err(|error| format!("port {}: {error}", port.name))?;
         opened
             .start()
             .map_err(|error| format!("port {}: {error}", port.name))?;
         ports.push(opened);
     }
-    Ok((pool, ports))
+    Ok(ports)
 }
 
 /// By the NICs' hash where all of them spread alike; else the workers hand

@@ -23,6 +23,14 @@ pub(super) fn allowed_cores() -> Vec<u32> {
         .collect()
 }
 
+/// The NUMA node of a core; `None` where the kernel does not say.
+pub fn socket_of(core: u32) -> Option<u32> {
+    let entries = std::fs::read_dir(format!("/sys/devices/system/cpu/cpu{core}")).ok()?;
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .find_map(|name| name.strip_prefix("node")?.parse().ok())
+}
+
 fn run_on(core: u32) -> io::Result<()> {
     if core >= libc::CPU_SETSIZE as u32 {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));

@@ -29,7 +29,7 @@ pub use clock::Clock;
 pub use eal::{Eal, EalConfig, Memory};
 pub use error::{Errno, Error};
 pub use io::DpdkIo;
-pub use lcore::spawn;
+pub use lcore::{socket_of, spawn};
 pub use mbuf::Mbuf;
 pub use pool::{Mempool, PoolConfig};
 pub use port::{Device, Link, Port, PortConfig, PortStats};

@@ -15,6 +15,14 @@ const TIMERS_PER_POLL: u32 = 64;
 /// Table slots a sweep looks at between two bursts.
 const SWEEP_PER_POLL: u32 = 256;
 
+/// Connections a sweep ends between two bursts; each may take two packets.
+const ENDS_PER_POLL: usize = 32;
+
+/// How long a SYN with a new sequence number is held on an established
+/// connection: if its client had lost the connection, its RST comes within a
+/// round trip, and after a second it would send the SYN again anyway.
+const HELD_ON_ESTABLISHED_MS: u32 = 1_000;
+
 /// Table slots eviction looks at for a connection that may go.
 const EVICT_REACH: u32 = 256;
 
@@ -99,6 +107,13 @@ impl<Io: BurstIo> Worker<Io> {
     pub(super) fn arm(&mut self, slot: SlotIx) {
         let deadline = self.deadline(self.table.get(slot));
         self.table.arm(slot, deadline);
+    }
+
+    /// Has a SYN held on an established connection looked after.
+    pub(super) fn arm_held(&mut self, slot: SlotIx) {
+        if self.table.get(slot).has(flag::SYN_HELD) {
+            self.table.arm(slot, self.now.plus(HELD_ON_ESTABLISHED_MS));
+        }
     }
 
     fn deadline(&self, entry: &Entry) -> Millis {
@@ -193,8 +208,8 @@ impl<Io: BurstIo> Worker<Io> {
         let snapshot = &self.snapshot;
         let now = self.now;
         self.table.pop_due(now, budget, |entry| {
-            // A held SYN's second attempt comes first; `fire` tells them apart.
-            if entry.state == State::SynSent {
+            // What is to become of a held SYN comes first; `fire` tells which.
+            if entry.has(flag::SYN_HELD) || entry.state == State::SynSent {
                 return now;
             }
             entry
@@ -217,10 +232,12 @@ impl<Io: BurstIo> Worker<Io> {
                 // Nobody else to ask: the first server may still answer.
                 self.release_syn(slot);
             }
-            let deadline = self.deadline(self.table.get(slot));
-            if !self.now.reached(deadline) {
-                return self.table.arm(slot, deadline);
-            }
+        } else if entry.has(flag::SYN_HELD) {
+            self.release_syn(slot);
+        }
+        let deadline = self.deadline(self.table.get(slot));
+        if !self.now.reached(deadline) {
+            return self.table.arm(slot, deadline);
         }
         self.expire(slot, &entry);
     }
@@ -254,6 +271,7 @@ impl<Io: BurstIo> Worker<Io> {
         let to = from
             .saturating_add(SWEEP_PER_POLL)
             .min(self.table.slots_end().0);
+        let mut ended = 0;
         for slot in from..to {
             let slot = SlotIx(slot);
             let entry = self.table.get_mut(slot);
@@ -270,7 +288,8 @@ impl<Io: BurstIo> Worker<Io> {
                 .server(server)
                 .is_none_or(|server| !server.state.keeps_connections());
             if self.sweep.servers && gone && !over {
-                if !self.sweep_limit.take(2, self.now) {
+                ended += 1;
+                if ended > ENDS_PER_POLL || !self.sweep_limit.take(2, self.now) {
                     self.sweep.cursor = Some(slot.0);
                     return 1;
                 }

@@ -191,6 +191,7 @@ impl<Io: BurstIo> Worker<Io> {
             Verdict::SynOnEstablished => {
                 self.stats.event(Event::SynOnEstablished).add(1);
                 self.hold_syn(slot, &packet, at);
+                self.arm_held(slot);
                 self.forward(packet, at, slot, direction, port);
             }
             Verdict::AnswersHeldSyn => self.server_forgot(packet, at, slot, &segment),

@@ -181,6 +181,18 @@ fn a_rebooted_client_s_held_syn_is_replayed_after_its_reset() {
 }
 
 #[test]
+fn a_forged_syn_is_not_held_for_long() {
+    let mut lab = Lab::new();
+    let mut flow = lab.connect(4000);
+    lab.client_sends(Tcp::from_client(4000, flags::SYN).seq(8_000_000));
+    assert_eq!(lab.held_syns(), 1);
+    lab.pass(1_100);
+    assert_eq!(lab.held_syns(), 0);
+    flow.exchange(&mut lab, b"request", b"response");
+    assert_eq!(lab.states(), [State::Established]);
+}
+
+#[test]
 fn a_forged_reset_changes_nothing() {
     let mut lab = Lab::new();
     let flow = lab.connect(4000);

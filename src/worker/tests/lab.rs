@@ -589,6 +589,10 @@ impl Lab {
         sets.map(|set| set.used_count() + set.resting_count()).sum()
     }
 
+    pub fn held_syns(&self) -> usize {
+        self.worker.held.len()
+    }
+
     pub fn event(&self, event: Event) -> u64 {
         self.worker.stats.event(event).get()
     }
