@@ -21,6 +21,7 @@ use crate::harness::topology::Lab;
 pub fn list(cases: &mut Vec<Case>) {
     add(cases, "forward::http", &matrix(), http_requests);
     add(cases, "forward::udp", &matrix(), udp_requests);
+    add(cases, "forward::fragments", &workers(), fragments);
     add(
         cases,
         "forward::translates_both_ends",
@@ -119,6 +120,27 @@ fn udp_requests(plan: &Plan) {
         }
         let spread = tally(names.iter().map(String::as_str));
         assert_eq!(spread.len(), 3, "{spread:?}");
+    });
+}
+
+/// Datagrams larger than the MTU arrive whole, both ways, from many clients'
+/// ports, so that their first fragments belong to different workers.
+fn fragments(plan: &Plan) {
+    let dns = Service::new(plan, "dns", Protocol::Udp, 53, &[1]);
+    let lab = Lab::start(plan, std::slice::from_ref(&dns));
+    let server = &dns.servers[0];
+    let _server = UdpServer::start(lab.server(0), server.address, &server.name);
+    lab.client().run(|| {
+        for length in [1_473, 3_000, 9_000, 20_000] {
+            for _ in 0..8 {
+                let socket = tcp::udp(plan.client(), dns.vip());
+                let question: Vec<u8> = (0..length).map(|i| (i % 251) as u8).collect();
+                socket.send(&question).expect("send");
+                let mut buffer = vec![0; 65_536];
+                let length = socket.recv(&mut buffer).expect("an answer");
+                assert!(buffer[..length].ends_with(&question), "{length} bytes");
+            }
+        }
     });
 }
 

@@ -92,7 +92,7 @@ impl UdpServer {
             let stop = Arc::clone(&stop);
             let name = name.to_owned();
             move || {
-                let mut buffer = [0; 2048];
+                let mut buffer = vec![0; 65_536];
                 while !stop.load(Ordering::Relaxed) {
                     let Ok((length, peer)) = socket.recv_from(&mut buffer) else {
                         continue;
