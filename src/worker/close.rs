@@ -243,6 +243,11 @@ impl<Io: BurstIo> Worker<Io> {
     }
 
     fn expire(&mut self, slot: SlotIx, entry: &Entry) {
+        if entry.state == State::Closed {
+            // Nothing of it is on its way any more, but its local port has not
+            // rested as long as after an orderly end.
+            return self.retire(slot);
+        }
         if entry.protocol != proto::TCP || entry.state.is_over() {
             return self.remove(slot);
         }

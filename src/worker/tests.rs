@@ -45,6 +45,20 @@ fn a_whole_connection_ends_in_time_wait_and_its_port_rests() {
 }
 
 #[test]
+fn the_port_of_a_reset_connection_rests_as_long() {
+    let mut lab = Lab::new();
+    let flow = lab.connect(4000);
+    lab.client_sends(Tcp::from_client(4000, flags::RST).seq(flow.client_next));
+    assert_eq!(lab.states(), [State::Closed]);
+    lab.pass(10_100);
+    assert_eq!(lab.states(), [State::Resting]);
+    lab.pass(50_000);
+    assert_eq!(lab.ports_in_use(), 1, "60 s after the reset");
+    lab.pass(10_100);
+    assert_eq!(lab.ports_in_use(), 0);
+}
+
+#[test]
 fn requests_go_round_the_servers_in_turn() {
     let mut lab = Lab::new();
     let servers: Vec<_> = (0..4)
