@@ -2,6 +2,8 @@
 //! rewritten headers. Nothing here knows the table, the clock or DPDK.
 #![deny(unsafe_code)]
 
+#[cfg(test)]
+mod golden;
 pub mod icmp;
 pub mod rate;
 pub mod reset;
