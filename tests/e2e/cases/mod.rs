@@ -3,6 +3,7 @@
 mod bulk;
 mod forward;
 mod icmp;
+mod never;
 mod operate;
 mod startup;
 
@@ -22,6 +23,7 @@ pub fn all() -> Vec<Case> {
     bulk::list(&mut cases);
     operate::list(&mut cases);
     startup::list(&mut cases);
+    never::list(&mut cases);
     cases
 }
 

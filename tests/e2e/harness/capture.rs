@@ -30,8 +30,16 @@ pub struct Segment {
     pub fin: bool,
     pub rst: bool,
     pub sequence: u32,
+    pub acknowledgment: u32,
     /// Bytes of payload.
     pub length: usize,
+}
+
+impl Segment {
+    /// The first segment of a connection.
+    pub fn is_syn(&self) -> bool {
+        self.syn && !self.ack
+    }
 }
 
 impl Capture {
@@ -55,6 +63,11 @@ impl Capture {
                 .then_some(())
         });
         Self { process, file }
+    }
+
+    /// What was captured so far.
+    pub fn segments(&self) -> Vec<Segment> {
+        read(&self.file)
     }
 
     /// Stops as soon as `complete` says that everything awaited was captured.
@@ -105,6 +118,7 @@ fn segment(frame: &[u8]) -> Option<Segment> {
         fin: tcp.fin(),
         rst: tcp.rst(),
         sequence: tcp.sequence_number(),
+        acknowledgment: tcp.acknowledgment_number(),
         length: usize::from(header.total_len()).saturating_sub(headers),
     })
 }

@@ -38,11 +38,14 @@ impl Config {
         let socket = directory.join("fullgate.sock");
         let mut head = format!(
             "[runtime]\nworkers = {}\nhugepages = {}\nconnections = {}\n\
-             instance = \"{unique}\"\nadmin-socket = \"{}\"\n",
+             instance = \"{unique}\"\nadmin-socket = \"{}\"\nlocal-ports = \"{}-{}\"\n{}",
             plan.workers,
             plan.hugepages,
             plan.connections,
-            socket.display()
+            socket.display(),
+            plan.local_ports.start(),
+            plan.local_ports.end(),
+            plan.runtime,
         );
         for (index, port) in ports.iter().enumerate() {
             let (name, address) = [("wan", "10.1.0.1/24"), ("lan", "10.2.0.1/24")][index];
@@ -84,10 +87,11 @@ impl Config {
             write!(
                 text,
                 "\n[[service]]\nname = \"{}\"\nvip = \"{}\"\nprotocol = \"{}\"\n\
-                 scheduler = \"wrr\"\n",
+                 scheduler = \"wrr\"\n{}",
                 service.name,
                 service.vip(),
-                service.protocol.name()
+                service.protocol.name(),
+                service.keys
             )
             .expect("write to a string");
             for server in &service.servers {

@@ -64,6 +64,13 @@ impl KernelNat {
     }
 }
 
+impl KernelNat {
+    /// Where it routes.
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+}
+
 impl Gateway for KernelNat {
     fn apply(&mut self, services: &[Service]) {
         let mut rules = String::from(
@@ -97,8 +104,10 @@ impl Gateway for KernelNat {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             writeln!(
                 rules,
-                "add rule ip fullnat out meta l4proto {} ct status dnat snat to {first}-{last}:1024-65535",
-                protocol.name()
+                "add rule ip fullnat out meta l4proto {} ct status dnat snat to {first}-{last}:{}-{}",
+                protocol.name(),
+                self.plan.local_ports.start(),
+                self.plan.local_ports.end()
             )
             .expect("write to a string");
         }

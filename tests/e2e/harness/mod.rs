@@ -11,5 +11,6 @@ pub mod nginx;
 pub mod pattern;
 pub mod plan;
 pub mod process;
+pub mod raw;
 pub mod tcp;
 pub mod topology;

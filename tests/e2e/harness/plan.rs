@@ -2,6 +2,7 @@
 //! address a test mentions comes from here.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::ops::RangeInclusive;
 
 use super::machine::Hugepages;
 
@@ -68,6 +69,8 @@ pub struct Service {
     /// Port at the VIP.
     pub port: u16,
     pub servers: Vec<Server>,
+    /// Further keys of fullgate's configuration, a line each.
+    pub keys: String,
 }
 
 impl Service {
@@ -85,6 +88,15 @@ impl Service {
             protocol,
             port,
             servers,
+            keys: String::new(),
+        }
+    }
+
+    /// The same with these lines in fullgate's configuration of it.
+    pub fn with(self, keys: &str) -> Self {
+        Self {
+            keys: keys.to_owned(),
+            ..self
         }
     }
 
@@ -109,6 +121,12 @@ pub struct Plan {
     pub hugepages: bool,
     /// Capacity of the gateway's connection table.
     pub connections: usize,
+    /// How many addresses the gateway has towards real servers, at most 4, and
+    /// the ports of each.
+    pub local_addresses: u8,
+    pub local_ports: RangeInclusive<u16>,
+    /// Further lines of fullgate's `[runtime]`.
+    pub runtime: String,
 }
 
 impl Plan {
@@ -124,6 +142,9 @@ impl Plan {
             workers: 1,
             hugepages: false,
             connections: 65_536,
+            local_addresses: 4,
+            local_ports: 1024..=65_535,
+            runtime: String::new(),
         }
     }
 
@@ -157,7 +178,11 @@ impl Plan {
             Arms::One => 1,
             Arms::Two => 2,
         };
-        (Ipv4Addr::new(10, net, 0, 10), Ipv4Addr::new(10, net, 0, 13))
+        let first = 10;
+        (
+            Ipv4Addr::new(10, net, 0, first),
+            Ipv4Addr::new(10, net, 0, first + self.local_addresses - 1),
+        )
     }
 
     /// Whether a real server may see this address as its peer.

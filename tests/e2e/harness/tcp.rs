@@ -34,6 +34,16 @@ pub struct Connected {
 /// Connects from `source` (port 0: any) to `target`, in the namespace of the
 /// calling thread.
 pub fn connect(source: SocketAddrV4, target: SocketAddrV4) -> io::Result<Connected> {
+    connect_within(LIMIT, source, target)
+}
+
+/// The same, giving up after `limit`, which is also how long reads and writes
+/// wait.
+pub fn connect_within(
+    limit: Duration,
+    source: SocketAddrV4,
+    target: SocketAddrV4,
+) -> io::Result<Connected> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if source.port() == 0 {
@@ -42,11 +52,11 @@ pub fn connect(source: SocketAddrV4, target: SocketAddrV4) -> io::Result<Connect
     }
     socket.bind(&source.into())?;
     let start = Instant::now();
-    socket.connect_timeout(&target.into(), LIMIT)?;
+    socket.connect_timeout(&target.into(), limit)?;
     let elapsed = start.elapsed();
     let stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(LIMIT))?;
-    stream.set_write_timeout(Some(LIMIT))?;
+    stream.set_read_timeout(Some(limit))?;
+    stream.set_write_timeout(Some(limit))?;
     stream.set_nodelay(true)?;
     Ok(Connected { stream, elapsed })
 }
@@ -55,6 +65,12 @@ pub fn connect(source: SocketAddrV4, target: SocketAddrV4) -> io::Result<Connect
 pub fn path_mtu(stream: &impl AsFd) -> u32 {
     let info: libc::tcp_info = getsockopt(stream, TcpInfo).expect("TCP_INFO");
     info.tcpi_pmtu
+}
+
+/// Segments that this end of a connection has sent again.
+pub fn retransmissions(stream: &impl AsFd) -> u32 {
+    let info: libc::tcp_info = getsockopt(stream, TcpInfo).expect("TCP_INFO");
+    info.tcpi_total_retrans
 }
 
 /// A UDP socket connected to `target`, with a read timeout, in the namespace of

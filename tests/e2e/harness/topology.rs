@@ -68,6 +68,14 @@ impl Lab {
         &self.network.client
     }
 
+    /// The kernel router between client and servers, where it is the gateway.
+    pub fn router(&self) -> Option<&Netns> {
+        match &self.gateway {
+            Running::Fullgate(_) => None,
+            Running::Kernel(gateway) => Some(gateway.netns()),
+        }
+    }
+
     /// The namespace of real server `index`.
     pub fn server(&self, index: usize) -> &Netns {
         let servers = &self.network.servers;
