@@ -5,6 +5,7 @@ mod forward;
 mod icmp;
 mod never;
 mod operate;
+mod soak;
 mod startup;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ pub fn all() -> Vec<Case> {
     operate::list(&mut cases);
     startup::list(&mut cases);
     never::list(&mut cases);
+    soak::list(&mut cases);
     cases
 }
 

@@ -4,8 +4,8 @@
 use std::net::SocketAddrV4;
 
 use super::{
-    CLIENT_PORT, Oracle, PORT, ask, connect, plan, require_counts, require_nothing_sent_again,
-    row, service, start, start_servers,
+    CLIENT_PORT, Oracle, PORT, ask, connect, plan, require_counts, require_nothing_sent_again, row,
+    service, start, start_servers,
 };
 use crate::Case;
 use crate::harness::capture::{Capture, Segment};
@@ -87,10 +87,7 @@ fn forged_segments(plan: &Plan) {
             from_server("SA", server_next, client_next.wrapping_add(FAR)),
             false,
         ),
-        (
-            from_server("S", server_next.wrapping_add(FAR), 0),
-            false,
-        ),
+        (from_server("S", server_next.wrapping_add(FAR), 0), false),
     ];
     attack(lab.server(0), &server, &at_server, &to_server, &stream);
     require_nothing_sent_again(&lab);

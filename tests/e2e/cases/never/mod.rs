@@ -28,6 +28,7 @@ use std::any::Any;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddrV4, TcpStream};
 use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use socket2::SockRef;
@@ -77,6 +78,8 @@ enum Oracle {
     Faulty,
     /// It does it right.
     Sound,
+    /// Now this, now that.
+    Varies,
     /// The case is about something that only fullgate has.
     Absent,
 }
@@ -110,12 +113,12 @@ fn row(cases: &mut Vec<Case>, name: &str, plan: &Plan, oracle: Oracle, body: fn(
     });
 }
 
+/// What a panic says, on one line.
 fn message(panic: &(dyn Any + Send)) -> String {
-    panic
-        .downcast_ref::<String>()
-        .cloned()
-        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-        .unwrap_or_default()
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    let words: Vec<&str> = text.unwrap_or("?").split_whitespace().collect();
+    words.join(" ")
 }
 
 /// The plan of most rows: fullgate with this many servers.
@@ -136,6 +139,9 @@ fn service(plan: &Plan, keys: &str) -> Service {
 /// takes up no connection half-way.
 fn start(plan: &Plan, service: &Service) -> Lab {
     let lab = Lab::start(plan, std::slice::from_ref(service));
+    for host in [lab.client(), lab.server(0)] {
+        only_long_timers(host);
+    }
     if let Some(router) = lab.router() {
         router.sysctl("net/netfilter/nf_conntrack_tcp_loose", "0");
         router.nft(
@@ -145,6 +151,17 @@ fn start(plan: &Plan, service: &Service) -> Lab {
         );
     }
     lab
+}
+
+/// Lets a host retransmit after a second at the earliest, where its kernel can
+/// be told so, and never by a tail loss probe: those come after two round
+/// trips, and on a busy machine a worker now and then waits longer for its core.
+fn only_long_timers(host: &Netns) {
+    host.sysctl("net/ipv4/tcp_early_retrans", "0");
+    let shortest = "net/ipv4/tcp_rto_min_us";
+    if host.run(|| Path::new("/proc/sys").join(shortest).exists()) {
+        host.sysctl(shortest, "1000000");
+    }
 }
 
 /// Shortens timeouts of the kernel's NAT; fullgate has them in its service's

@@ -40,7 +40,7 @@ fn answer_on_an_expired_connection(plan: &Plan) {
         service.servers[0].address,
         move |mut stream, _| {
             stream.read_exact(&mut [0]).expect("a request");
-            let _ = gone.lock().expect("one connection").recv();
+            let _ = gone.lock().expect("one connection").recv_timeout(LIMIT);
             stream
                 .set_read_timeout(Some(super::PATIENCE))
                 .expect("set a timeout");

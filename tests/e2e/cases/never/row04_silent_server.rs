@@ -4,8 +4,8 @@
 use std::time::Instant;
 
 use super::{
-    CLIENT_PORT, Oracle, PORT, ask, connect, plan, require_counts, require_nothing_sent_again,
-    row, service, start, start_server, try_connect,
+    CLIENT_PORT, Oracle, PORT, ask, connect, plan, require_counts, require_nothing_sent_again, row,
+    service, start, start_server, try_connect,
 };
 use crate::Case;
 use crate::harness::capture::Capture;

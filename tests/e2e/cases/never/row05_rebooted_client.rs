@@ -39,15 +39,11 @@ fn rebooted_client(plan: &Plan) {
         stream = connect(&lab, plan, CLIENT_PORT);
         assert_eq!(ask(&stream), server, "not scheduled afresh");
     }
-    let segments = at_client.stop_when(|segments| {
-        segments.iter().filter(|s| s.length == 2).count() == 3
-    });
+    let segments =
+        at_client.stop_when(|segments| segments.iter().filter(|s| s.length == 2).count() == 3);
     assert_eq!(segments.iter().filter(|s| s.is_syn()).count(), 3);
     require_nothing_sent_again(&lab);
-    require_counts(
-        &mut lab,
-        &[("syn-on-established", 3), ("syn-replayed", 3)],
-    );
+    require_counts(&mut lab, &[("syn-on-established", 3), ("syn-replayed", 3)]);
 }
 
 /// The server has forgotten the connection too: it answers the SYN as a new
@@ -70,10 +66,7 @@ fn both_rebooted(plan: &Plan) {
     let _servers = start_servers(&lab, &service);
     let stream = connect(&lab, plan, CLIENT_PORT);
     assert_eq!(ask(&stream), "s1", "not scheduled afresh");
-    require_counts(
-        &mut lab,
-        &[("syn-on-established", 1), ("syn-replayed", 1)],
-    );
+    require_counts(&mut lab, &[("syn-on-established", 1), ("syn-replayed", 1)]);
 }
 
 /// Ends every TCP socket of the servers; what that sends is dropped by the

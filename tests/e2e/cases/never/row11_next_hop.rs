@@ -10,13 +10,7 @@ use crate::harness::plan::Plan;
 use std::time::Duration;
 
 pub fn list(cases: &mut Vec<Case>) {
-    row(
-        cases,
-        "row11_next_hop",
-        &plan(3),
-        Oracle::Sound,
-        unresolved,
-    );
+    row(cases, "row11_next_hop", &plan(3), Oracle::Sound, unresolved);
     row(
         cases,
         "row11_lost_answers",

@@ -60,7 +60,7 @@ pub fn list(cases: &mut Vec<Case>) {
     ];
     for (variant, body) in variants {
         let name = format!("story2_source_port_reused_{variant}");
-        row(cases, &name, &plan(2), Oracle::Sound, body);
+        row(cases, &name, &plan(2), Oracle::Varies, body);
     }
 }
 
