@@ -294,7 +294,16 @@ impl<Io: BurstIo> Worker<Io> {
                 .is_none_or(|server| !server.state.keeps_connections());
             if self.sweep.servers && gone && !over {
                 ended += 1;
-                if ended > ENDS_PER_POLL || !self.sweep_limit.take(2, self.now) {
+                if ended > ENDS_PER_POLL {
+                    self.sweep.cursor = Some(slot.0);
+                    return 1;
+                }
+                // One that no server has accepted yet need not fail.
+                if self.can_move(slot) {
+                    self.move_syn(slot);
+                    continue;
+                }
+                if !self.sweep_limit.take(2, self.now) {
                     self.sweep.cursor = Some(slot.0);
                     return 1;
                 }

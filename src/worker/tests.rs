@@ -241,6 +241,23 @@ fn connections_of_a_removed_server_are_reset_at_once() {
 }
 
 #[test]
+fn a_syn_to_a_removed_server_moves_to_another() {
+    let mut lab = Lab::new();
+    let first = lab
+        .client_sends(Tcp::from_client(4000, flags::SYN).seq(100))
+        .to_server();
+    lab.set_server(0, ServerState::Removed);
+    let second = lab.pass(5).to_server();
+    assert_eq!((first.dst, second.dst), (SERVERS[0], SERVERS[1]));
+    assert_eq!((second.flags, second.seq), (flags::SYN, 100));
+    assert_eq!(lab.event(Event::SynMoved), 1);
+    assert_eq!(lab.event(Event::ResetServerGone), 0);
+    lab.set_server(1, ServerState::Removed);
+    let refusal = lab.pass(5).to_client();
+    assert_eq!((refusal.flags, refusal.ack), (flags::RST | flags::ACK, 101));
+}
+
+#[test]
 fn connections_of_a_draining_server_go_on() {
     let mut lab = Lab::new();
     let mut flow = lab.connect(4000);
