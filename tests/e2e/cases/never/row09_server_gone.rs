@@ -2,17 +2,18 @@
 //! at once, at both ends; those of one that drains go on.
 
 use std::io::{Read as _, Write as _};
+use std::net::SocketAddrV4;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::{
-    CLIENT_PORT, Oracle, ask, connect, plan, read_error, require_counts,
+    CLIENT_PORT, Oracle, PORT, ask, connect, plan, read_error, require_counts,
     require_nothing_sent_again, require_quick, row, service, start,
 };
 use crate::Case;
 use crate::harness::echo::TcpServer;
 use crate::harness::plan::{Plan, Service};
-use crate::harness::tcp::LIMIT;
+use crate::harness::tcp::{self, LIMIT};
 use crate::harness::topology::Lab;
 
 pub fn list(cases: &mut Vec<Case>) {
@@ -24,6 +25,13 @@ pub fn list(cases: &mut Vec<Case>) {
         removed,
     );
     row(cases, "row09_server_down", &plan(1), Oracle::Absent, down);
+    row(
+        cases,
+        "row09_removed_before_its_answer",
+        &plan(2),
+        Oracle::Faulty,
+        removed_before_its_answer,
+    );
     row(
         cases,
         "row09_server_drained",
@@ -87,6 +95,33 @@ fn gone(plan: &Plan, remove: impl FnOnce(&mut Lab, &Service)) {
     require_quick("the server's reset", at.duration_since(start));
     require_nothing_sent_again(&lab);
     require_counts(&mut lab, &[("reset-server-gone", 2)]);
+}
+
+/// A server that is silent is removed: who waits for it goes to another.
+fn removed_before_its_answer(plan: &Plan) {
+    let service = service(plan, "syn-retry-after = \"0ms\"\n");
+    let mut lab = start(plan, &service);
+    let _server = super::start_server(&lab, &service, 1);
+    lab.server(0).nft(&format!(
+        "table ip dead {{\nchain in {{ type filter hook input priority 0; \
+         ip daddr {} tcp dport {PORT} drop; }}\n}}\n",
+        plan.server(0)
+    ));
+    let source = SocketAddrV4::new(plan.client(), CLIENT_PORT);
+    let target = service.vip();
+    let connecting = lab
+        .client()
+        .spawn(move || tcp::connect_within(super::PATIENCE, source, target));
+    std::thread::sleep(Duration::from_millis(100));
+    let mut without = service.clone();
+    without.servers.remove(0);
+    lab.gateway().apply(&[without]);
+    let connected = connecting.join().expect("the client's thread");
+    let connected = connected.expect("connect");
+    require_quick("connect", connected.elapsed);
+    assert_eq!(ask(&connected.stream), "s1");
+    require_nothing_sent_again(&lab);
+    require_counts(&mut lab, &[("syn-moved", 1), ("reset-server-gone", 0)]);
 }
 
 /// A draining server keeps its connection and gets no new one.
