@@ -111,6 +111,13 @@ impl Lab {
         }
     }
 
+    /// TCP segments that clients and servers have sent again so far, for
+    /// whatever reason.
+    pub fn retransmissions(&self) -> u64 {
+        let hosts = self.network.servers.iter().chain([&self.network.client]);
+        hosts.map(|host| host.counter("RetransSegs")).sum()
+    }
+
     /// Where the processes of this lab keep their files.
     pub fn directory(&self) -> &Path {
         self.directory.path()
