@@ -178,10 +178,9 @@ impl Plan {
             Arms::One => 1,
             Arms::Two => 2,
         };
-        let first = 10;
         (
-            Ipv4Addr::new(10, net, 0, first),
-            Ipv4Addr::new(10, net, 0, first + self.local_addresses - 1),
+            Ipv4Addr::new(10, net, 0, 10),
+            Ipv4Addr::new(10, net, 0, 9 + self.local_addresses),
         )
     }
 

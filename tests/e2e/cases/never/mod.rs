@@ -71,6 +71,9 @@ pub fn list(cases: &mut Vec<Case>) {
     health::list(cases);
 }
 
+/// A case's body; it panics on failure.
+type Body = fn(&Plan);
+
 /// What the kernel's NAT does with a case.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Oracle {
@@ -85,7 +88,7 @@ enum Oracle {
 }
 
 /// Adds a case for fullgate, and for the kernel where that is asked for.
-fn row(cases: &mut Vec<Case>, name: &str, plan: &Plan, oracle: Oracle, body: fn(&Plan)) {
+fn row(cases: &mut Vec<Case>, name: &str, plan: &Plan, oracle: Oracle, body: Body) {
     let name = format!("never::{name}");
     add(cases, &name, std::slice::from_ref(plan), body);
     let asked = std::env::var("FULLGATE_E2E_ORACLE").is_ok_and(|value| value == "kernel");
@@ -96,7 +99,6 @@ fn row(cases: &mut Vec<Case>, name: &str, plan: &Plan, oracle: Oracle, body: fn(
         kind: Kind::Kernel,
         ..plan.clone()
     };
-    let body: fn(&Plan) = body;
     add(cases, &name, &[kernel], body);
     let case = cases.last_mut().expect("one was just added");
     let run = std::mem::replace(&mut case.body, Box::new(|| {}));

@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use super::{
-    CLIENT_PORT, Oracle, PORT, ask, connect, forget, plan, require_counts,
+    Body, CLIENT_PORT, Oracle, PORT, ask, connect, forget, plan, require_counts,
     require_nothing_sent_again, reset, row, service, start,
 };
 use crate::Case;
@@ -19,7 +19,7 @@ use crate::harness::tcp::LIMIT;
 use crate::harness::topology::Lab;
 
 pub fn list(cases: &mut Vec<Case>) {
-    let cases_of: [(&str, Oracle, fn(&Plan)); 5] = [
+    let cases_of: [(&str, Oracle, Body); 5] = [
         ("time_wait", Oracle::Sound, |plan| on(plan, time_wait)),
         ("closed", Oracle::Sound, |plan| on(plan, closed)),
         ("fin_wait", Oracle::Faulty, |plan| on(plan, fin_wait)),

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use socket2::SockRef;
 
 use super::{
-    CLIENT_PORT, Oracle, PATIENCE, PORT, ask, connect, conntrack_timeouts, count, plan,
+    Body, CLIENT_PORT, Oracle, PATIENCE, PORT, ask, connect, conntrack_timeouts, count, plan,
     require_counts, require_nothing_sent_again, require_quick, row, service, start,
 };
 use crate::Case;
@@ -48,7 +48,7 @@ pub fn list(cases: &mut Vec<Case>) {
         Oracle::Sound,
         closes_in_time,
     );
-    let variants: [(&str, fn(&Plan)); 4] = [
+    let variants: [(&str, Body); 4] = [
         ("server_closes", |plan| reuse(plan, true, true)),
         ("server_closes_no_timestamps", |plan| {
             reuse(plan, true, false)
