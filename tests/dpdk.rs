@@ -6,17 +6,20 @@ use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::process::Command;
-use std::sync::OnceLock;
 use std::sync::mpsc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
 use fullgate::dpdk::{
     Clock, Device, DpdkIo, Eal, EalConfig, Error, Mbuf, Memory, Mempool, PoolConfig, Port,
-    PortConfig, RssStatus, ring_port, spawn,
+    PortConfig, RssStatus, ring_port, soft_rss, spawn,
 };
-use fullgate::ids::PortIx;
+use fullgate::ids::{PortIx, WorkerIx};
 use fullgate::io::{BURST, BurstIo, ChecksumStatus, PacketBuf, TX_BURST};
+use fullgate::snat::ports::{Lease, PortClasses, PortSet, WorkerPorts};
+use fullgate::snat::steering::{Reta, Steering, SteeringMode};
+use fullgate::snat::toeplitz::{DEFAULT_KEY, Toeplitz};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 static EAL: OnceLock<Eal> = OnceLock::new();
@@ -40,7 +43,7 @@ fn main() {
     arguments.test_threads = Some(1);
     // SAFETY: has no precondition.
     let root = unsafe { libc::geteuid() } == 0;
-    let unprivileged: [(&str, fn()); 9] = [
+    let unprivileged: [(&str, fn()); 11] = [
         ("eal_starts_once", eal_starts_once),
         ("pool_counts_what_is_out", pool_counts_what_is_out),
         (
@@ -59,6 +62,11 @@ fn main() {
         ),
         ("a_worker_thread_polls", a_worker_thread_polls),
         ("refusals_say_what_to_do", refusals_say_what_to_do),
+        ("our_hash_is_dpdk_s", our_hash_is_dpdk_s),
+        (
+            "replies_hash_to_the_worker_that_took_the_port",
+            replies_hash_to_the_worker_that_took_the_port,
+        ),
     ];
     let privileged: [(&str, fn()); 4] = [
         (
@@ -327,6 +335,76 @@ fn refusals_say_what_to_do() {
     );
     let text = no_memory.unwrap_err().to_string();
     assert!(text.contains("Cannot allocate memory"), "{text}");
+}
+
+/// What a NIC computes, says DPDK.
+fn reference(src: Ipv4Addr, dst: Ipv4Addr, sport: u16, dport: u16) -> u32 {
+    let ports = u32::from(sport) << 16 | u32::from(dport);
+    soft_rss(&[src.to_bits(), dst.to_bits(), ports], &DEFAULT_KEY)
+}
+
+/// The next of a sequence of full period (Knuth's MMIX constants).
+fn next(random: &mut u64) -> u32 {
+    *random = random
+        .wrapping_mul(6_364_136_223_846_793_005)
+        .wrapping_add(1_442_695_040_888_963_407);
+    (*random >> 32) as u32
+}
+
+fn our_hash_is_dpdk_s() {
+    let toeplitz = Toeplitz::new(DEFAULT_KEY);
+    let mut random = 1;
+    for _ in 0..10_000 {
+        let [src, dst, ports] = [(); 3].map(|()| next(&mut random));
+        let (src, dst) = (Ipv4Addr::from_bits(src), Ipv4Addr::from_bits(dst));
+        let (sport, dport) = ((ports >> 16) as u16, ports as u16);
+        assert_eq!(
+            toeplitz.hash_v4(src, dst, sport, dport),
+            reference(src, dst, sport, dport),
+            "{src}:{sport} to {dst}:{dport}"
+        );
+    }
+}
+
+/// Every local port that any worker's set lends, to the last free one, brings
+/// its reply to that worker's queue, says DPDK; and each port is lent once.
+fn replies_hash_to_the_worker_that_took_the_port() {
+    const FIRST: u16 = 1024;
+    let mut random = 2;
+    for size in [64, 128, 512] {
+        for queues in 1..=64u8 {
+            // Another connection each time; its ports' hashes are the same for
+            // every table.
+            let [server, local, port] = [(); 3].map(|()| next(&mut random));
+            let (server, local) = (Ipv4Addr::from_bits(server), Ipv4Addr::from_bits(local));
+            let server_port = port as u16;
+            let hashes: Vec<u32> = (0..=u16::MAX)
+                .map(|port| reference(server, local, server_port, port))
+                .collect();
+            // Uneven: queues drawn for each slot; some may have none.
+            let drawn = (0..size).map(|_| WorkerIx((next(&mut random) % u32::from(queues)) as u8));
+            for reta in [Reta::even(size, queues), Reta::new(drawn.collect())] {
+                let reta = reta.unwrap();
+                let table = reta.queues().to_vec();
+                let steering = Steering::new(DEFAULT_KEY, reta, SteeringMode::Rss).unwrap();
+                let classes = Arc::new(PortClasses::new(Arc::new(steering), FIRST..=u16::MAX));
+                let mut lent = vec![false; 65536];
+                for worker in (0..queues).map(WorkerIx) {
+                    let ports = Arc::new(WorkerPorts::new(Arc::clone(&classes), worker));
+                    let mut set = PortSet::new(ports, local, server, server_port, 7);
+                    while let Some(port) = set.allocate().map(Lease::into_port) {
+                        let slot = hashes[usize::from(port)] as usize % size;
+                        assert_eq!(table[slot], worker, "port {port} of {size} slots");
+                        let again = std::mem::replace(&mut lent[usize::from(port)], true);
+                        assert!(!again, "port {port} twice");
+                    }
+                    assert_eq!(set.free_count(), 0);
+                }
+                let lent = lent.iter().filter(|&&lent| lent).count();
+                assert_eq!(lent, usize::from(u16::MAX - FIRST) + 1);
+            }
+        }
+    }
 }
 
 /// A network namespace of this process, gone at the end.

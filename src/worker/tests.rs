@@ -1,6 +1,7 @@
 //! The whole packet path on memory I/O: packets in, packets out, counters.
 
 mod lab;
+mod steering;
 
 use lab::{CLIENT, Lab, SERVERS, Tcp, VIP, flags};
 
@@ -227,6 +228,24 @@ fn an_idle_connection_is_reset_at_both_ends() {
     assert_eq!(server.flags & flags::RST, flags::RST);
     assert_eq!(server.seq, flow.client_next);
     assert_eq!(lab.event(Event::ResetIdle), 2);
+}
+
+#[test]
+fn a_mass_of_idle_connections_makes_no_other_timer_late() {
+    let mut lab = Lab::new();
+    for port in 10_000..13_000 {
+        lab.connect(port);
+    }
+    // Far more at once than RSTs may be sent.
+    lab.pass(lab::ESTABLISHED_MS + 500);
+    let ended = lab.event(Event::IdledOut);
+    assert!(ended < 1_500, "{ended}");
+    lab.client_sends(Tcp::from_client(4000, flags::SYN).seq(100));
+    lab.pass(280);
+    assert_eq!(lab.event(Event::SynMoved), 1);
+    lab.pass(6_000);
+    assert_eq!(lab.event(Event::IdledOut), 3_000);
+    assert_eq!(lab.event(Event::ResetIdle), 6_000);
 }
 
 #[test]

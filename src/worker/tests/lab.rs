@@ -1,6 +1,8 @@
 //! A worker between a client segment (port 0) and a server segment (port 1),
 //! and the packets to play with it.
 
+pub(super) mod nic;
+
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -305,9 +307,14 @@ impl Out {
 
     /// What the only ICMP error to the client quotes, and its type and code.
     pub fn quoted_to_client(&self) -> (Tcp, (u8, u8)) {
+        self.quoted_to(CLIENT)
+    }
+
+    /// The same for another client.
+    pub fn quoted_to(&self, client: Ipv4Addr) -> (Tcp, (u8, u8)) {
         let kind = self.icmp_to_client().expect("ICMP");
         let ip = Ipv4View::new_quoted(self.single(WAN)).expect("IPv4");
-        assert_eq!((ip.src(), ip.dst()), (VIP, CLIENT));
+        assert_eq!((ip.src(), ip.dst()), (VIP, client));
         let quoted = &ip.payload()[8..];
         let inner = Ipv4View::new_quoted(quoted).expect("IPv4");
         assert!(inner.verify_checksum(), "quoted IPv4 checksum");
@@ -355,49 +362,13 @@ impl Lab {
         let steering = Arc::new(steering);
         let classes = Arc::new(PortClasses::new(Arc::clone(&steering), ports));
         let lends = Arc::new(WorkerPorts::new(classes, WorkerIx(0)));
-        let server = |service, addr, port, set| Server {
-            name: format!("{addr}"),
-            service: ServiceIx(service),
-            addr,
-            port,
-            weight: 1,
-            state: ServerState::Up,
-            locals: Box::new([(LOCAL, SetIx(set))]),
-        };
-        let servers = vec![
-            server(0, SERVERS[0], 8080, 0),
-            server(0, SERVERS[1], 8080, 1),
-            server(1, SERVERS[0], 9090, 2),
-        ];
-        let new_sets = servers
-            .iter()
-            .map(|server| {
-                let set = PortSet::new(Arc::clone(&lends), LOCAL, server.addr, server.port, 1);
-                (server.locals[0].1, Box::new(set))
-            })
-            .collect();
+        let servers = servers();
+        let new_sets = sets(&servers, &lends);
         let now = Millis(u32::MAX - 2_000);
-        let (table, _) = ConnTable::new(
-            Arena::anonymous(connections).expect("memory"),
-            HashKey::from_bytes([7; 32]),
-            now,
-        )
-        .expect("a table");
         let link = Link::new();
         let snapshot = Arc::new(snapshot(&servers, &steering, 1, 0));
-        let setup = Setup {
-            ix: WorkerIx(0),
-            table,
-            held_syns: 64,
-            neighbors: 64,
-            max_services: 4,
-            max_servers: 8,
-            max_sets: 8,
-            stats: Arc::new(WorkerStats::new(2, 8, 4)),
-            link: link.clone(),
-            handover: Handover::mesh(1, 8).remove(0),
-            isn_secret: IsnSecret([3; 16]),
-        };
+        let handover = Handover::mesh(1, 8).remove(0);
+        let setup = setup(WorkerIx(0), connections, now, link.clone(), handover);
         let first = Box::new(Update {
             snapshot,
             new_sets,
@@ -440,26 +411,7 @@ impl Lab {
     fn collect(&mut self) -> Out {
         let mut out = Out::default();
         loop {
-            let mut asked = Vec::new();
-            for port in [WAN, LAN] {
-                for packet in std::mem::take(&mut self.worker.io.tx[port.ix()]) {
-                    let frame = EthernetView::new_checked(packet.bytes()).expect("a frame");
-                    assert_eq!(frame.src(), OWN[port.ix()]);
-                    if frame.ethertype() == EtherType::IPV4 {
-                        assert_eq!(frame.dst(), PEER);
-                        let total = u16::from_be_bytes([frame.payload()[2], frame.payload()[3]]);
-                        let ip = frame.payload()[..usize::from(total)].to_vec();
-                        out.ip.push((port, ip));
-                    } else {
-                        let arp = ArpView::new_checked(frame.payload()).expect("ARP");
-                        let arp = ArpRepr::parse(&arp);
-                        if arp.op == ArpOp::Request && arp.target_ip != arp.sender_ip {
-                            asked.push((port, arp.target_ip));
-                        }
-                        out.arp.push((port, arp));
-                    }
-                }
-            }
+            let asked = take(&mut self.worker.io, &mut out);
             if asked.is_empty() || !self.resolves {
                 return out;
             }
@@ -471,16 +423,7 @@ impl Lab {
     }
 
     fn push_arp_answer(&mut self, port: PortIx, addr: Ipv4Addr) {
-        let mut answer = [0; 28];
-        ArpRepr {
-            op: ArpOp::Reply,
-            sender_mac: PEER,
-            sender_ip: addr,
-            target_mac: OWN[port.ix()],
-            target_ip: Ipv4Addr::UNSPECIFIED,
-        }
-        .emit(&mut answer);
-        self.worker.io.rx[port.ix()].push_back(frame(port, EtherType::ARP, &answer));
+        self.worker.io.rx[port.ix()].push_back(arp_answer(port, addr));
     }
 
     pub fn arp_answer(&mut self, addr: Ipv4Addr) -> Out {
@@ -525,13 +468,7 @@ impl Lab {
 
     /// ICMP of the first server about a packet that it got.
     pub fn server_sends_icmp(&mut self, kind: u8, code: u8, about: &Tcp) -> Out {
-        let mut message = vec![kind, code, 0, 0, 0, 0, 0, 0];
-        message.extend_from_slice(&about.packet());
-        IcmpView::new_checked(&mut message[..])
-            .expect("whole")
-            .fill_checksum();
-        let packet = ipv4(about.dst, about.src, proto::ICMP, 64, &message);
-        self.send(LAN, &packet)
+        self.send(LAN, &icmp_error(kind, code, about))
     }
 
     /// The client pings an address.
@@ -577,11 +514,7 @@ impl Lab {
     }
 
     pub fn states(&self) -> Vec<State> {
-        let table = self.worker.table();
-        table
-            .slots(SlotIx(0), table.slots_end())
-            .map(|slot| table.get(slot).state)
-            .collect()
+        states(&self.worker)
     }
 
     pub fn ports_in_use(&self) -> u32 {
@@ -652,6 +585,122 @@ impl Lab {
             to_server,
         }
     }
+}
+
+/// Two servers of the TCP service, and one of the UDP service.
+fn servers() -> Vec<Server> {
+    let server = |service, addr, port, set| Server {
+        name: format!("{addr}"),
+        service: ServiceIx(service),
+        addr,
+        port,
+        weight: 1,
+        state: ServerState::Up,
+        locals: Box::new([(LOCAL, SetIx(set))]),
+    };
+    vec![
+        server(0, SERVERS[0], 8080, 0),
+        server(0, SERVERS[1], 8080, 1),
+        server(1, SERVERS[0], 9090, 2),
+    ]
+}
+
+/// One worker's local ports towards each server.
+fn sets(servers: &[Server], lends: &Arc<WorkerPorts>) -> Vec<(SetIx, Box<PortSet>)> {
+    servers
+        .iter()
+        .map(|server| {
+            let set = PortSet::new(Arc::clone(lends), LOCAL, server.addr, server.port, 1);
+            (server.locals[0].1, Box::new(set))
+        })
+        .collect()
+}
+
+fn setup(
+    ix: WorkerIx,
+    connections: usize,
+    now: Millis,
+    link: Link,
+    handover: Handover<MemoryBuf>,
+) -> Setup<MemoryBuf> {
+    let (table, _) = ConnTable::new(
+        Arena::anonymous(connections).expect("memory"),
+        HashKey::from_bytes([7; 32]),
+        now,
+    )
+    .expect("a table");
+    Setup {
+        ix,
+        table,
+        held_syns: 64,
+        neighbors: 64,
+        max_services: 4,
+        max_servers: 8,
+        max_sets: 8,
+        stats: Arc::new(WorkerStats::new(2, 8, 4)),
+        link,
+        handover,
+        isn_secret: IsnSecret([3; 16]),
+    }
+}
+
+/// Takes what a worker transmitted; returns the addresses that it asks the MAC
+/// addresses of.
+fn take(io: &mut MemoryIo, out: &mut Out) -> Vec<(PortIx, Ipv4Addr)> {
+    let mut asked = Vec::new();
+    for port in [WAN, LAN] {
+        for packet in std::mem::take(&mut io.tx[port.ix()]) {
+            let frame = EthernetView::new_checked(packet.bytes()).expect("a frame");
+            assert_eq!(frame.src(), OWN[port.ix()]);
+            if frame.ethertype() == EtherType::IPV4 {
+                assert_eq!(frame.dst(), PEER);
+                let total = u16::from_be_bytes([frame.payload()[2], frame.payload()[3]]);
+                let ip = frame.payload()[..usize::from(total)].to_vec();
+                out.ip.push((port, ip));
+            } else {
+                let arp = ArpView::new_checked(frame.payload()).expect("ARP");
+                let arp = ArpRepr::parse(&arp);
+                if arp.op == ArpOp::Request && arp.target_ip != arp.sender_ip {
+                    asked.push((port, arp.target_ip));
+                }
+                out.arp.push((port, arp));
+            }
+        }
+    }
+    asked
+}
+
+/// The answer to an ARP request about `addr` on `port`.
+fn arp_answer(port: PortIx, addr: Ipv4Addr) -> MemoryBuf {
+    let mut answer = [0; 28];
+    ArpRepr {
+        op: ArpOp::Reply,
+        sender_mac: PEER,
+        sender_ip: addr,
+        target_mac: OWN[port.ix()],
+        target_ip: Ipv4Addr::UNSPECIFIED,
+    }
+    .emit(&mut answer);
+    frame(port, EtherType::ARP, &answer)
+}
+
+/// An ICMP error of the server that got the packet `about`.
+fn icmp_error(kind: u8, code: u8, about: &Tcp) -> Vec<u8> {
+    let mut message = vec![kind, code, 0, 0, 0, 0, 0, 0];
+    message.extend_from_slice(&about.packet());
+    IcmpView::new_checked(&mut message[..])
+        .expect("whole")
+        .fill_checksum();
+    ipv4(about.dst, about.src, proto::ICMP, 64, &message)
+}
+
+/// States of a worker's connections, in table order.
+fn states(worker: &Worker<MemoryIo>) -> Vec<State> {
+    let table = worker.table();
+    table
+        .slots(SlotIx(0), table.slots_end())
+        .map(|slot| table.get(slot).state)
+        .collect()
 }
 
 fn snapshot(

@@ -1,0 +1,178 @@
+//! A NIC in software before several workers: Toeplitz hash and redirection
+//! table choose the queue, as a NIC's would. Or a NIC without: it delivers
+//! anywhere, and the workers sort it out.
+
+use super::*;
+use crate::worker::message::Reply;
+
+/// How the NIC chooses a queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in super::super) enum Delivery {
+    /// TCP and UDP by the hash over addresses and ports, the rest to queue 0.
+    Hashed,
+    /// By nothing.
+    Anywhere,
+}
+
+/// Workers behind one NIC port towards the clients and one towards the servers.
+pub(in super::super) struct Nic {
+    workers: Vec<Worker<MemoryIo>>,
+    links: Vec<Link>,
+    steering: Arc<Steering>,
+    delivery: Delivery,
+    now: Millis,
+    random: u64,
+}
+
+impl Nic {
+    pub fn new(workers: u8, reta: Reta, delivery: Delivery) -> Self {
+        let mode = match delivery {
+            Delivery::Hashed => SteeringMode::Rss,
+            Delivery::Anywhere => SteeringMode::Software,
+        };
+        let steering = Arc::new(Steering::new(DEFAULT_KEY, reta, mode).expect("steering"));
+        let classes = Arc::new(PortClasses::new(Arc::clone(&steering), 1024..=65535));
+        let servers = servers();
+        let snapshot = Arc::new(snapshot(&servers, &steering, 1, 0));
+        let now = Millis(1_000);
+        let (mut all, mut links) = (Vec::new(), Vec::new());
+        let handovers = Handover::mesh(usize::from(workers), 64);
+        for (ix, handover) in (0..workers).map(WorkerIx).zip(handovers) {
+            let lends = Arc::new(WorkerPorts::new(Arc::clone(&classes), ix));
+            let link = Link::new();
+            let first = Box::new(Update {
+                snapshot: Arc::clone(&snapshot),
+                new_sets: sets(&servers, &lends),
+                unwanted_sets: Vec::new(),
+                returned_sets: Vec::new(),
+            });
+            let setup = setup(ix, 1 << 12, now, link.clone(), handover);
+            let at = Now { ms: now, tsc: 0 };
+            all.push(Worker::new(setup, MemoryIo::new(2), first, at));
+            links.push(link);
+        }
+        let mut nic = Self {
+            workers: all,
+            links,
+            steering,
+            delivery,
+            now,
+            random: 1,
+        };
+        nic.settle();
+        nic
+    }
+
+    /// The queue that the NIC puts a packet into.
+    fn queue(&mut self, packet: &[u8]) -> usize {
+        if self.delivery == Delivery::Anywhere {
+            // The next of a sequence of full period (Knuth's MMIX constants).
+            self.random = self
+                .random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            return (self.random >> 33) as usize % self.workers.len();
+        }
+        let ip = Ipv4View::new_quoted(packet).expect("IPv4");
+        if !matches!(ip.protocol(), proto::TCP | proto::UDP) {
+            return 0;
+        }
+        let tuple = Tcp::read_quoted(packet);
+        let hash =
+            self.steering
+                .toeplitz()
+                .hash_v4(tuple.src, tuple.dst, tuple.src_port, tuple.dst_port);
+        let queues = self.steering.reta().queues();
+        queues[hash as usize % queues.len()].ix()
+    }
+
+    fn send(&mut self, port: PortIx, packet: &[u8]) -> Out {
+        let queue = self.queue(packet);
+        self.workers[queue].io.rx[port.ix()].push_back(frame(port, EtherType::IPV4, packet));
+        self.settle()
+    }
+
+    pub fn client_sends(&mut self, packet: Tcp) -> Out {
+        self.send(WAN, &packet.packet())
+    }
+
+    pub fn server_sends(&mut self, packet: Tcp) -> Out {
+        self.send(LAN, &packet.packet())
+    }
+
+    /// A server has no such port.
+    pub fn server_is_unreachable(&mut self, about: &Tcp) -> Out {
+        self.send(LAN, &icmp_error(3, 3, about))
+    }
+
+    /// Polls until nothing moves any more: packets go out, ARP requests are
+    /// answered to queue 0, and what one worker learns all are told.
+    fn settle(&mut self) -> Out {
+        let mut out = Out::default();
+        loop {
+            let (mut work, mut asked) = (0, Vec::new());
+            for worker in &mut self.workers {
+                let now = Now {
+                    ms: self.now,
+                    tsc: 0,
+                };
+                work += worker.poll(now);
+                asked.extend(take(&mut worker.io, &mut out));
+            }
+            work += asked.len();
+            for (port, addr) in asked {
+                self.workers[0].io.rx[port.ix()].push_back(arp_answer(port, addr));
+            }
+            for from in 0..self.links.len() {
+                while let Some(reply) = self.links[from].replies.pop() {
+                    let Reply::Neighbor(learned) = reply else {
+                        continue;
+                    };
+                    for to in (0..self.links.len()).filter(|&to| to != from) {
+                        let told = self.links[to].commands.push(Command::Neighbor(learned));
+                        told.expect("room");
+                    }
+                }
+            }
+            if work == 0 {
+                return out;
+            }
+        }
+    }
+
+    /// The workers that have a connection of this client.
+    pub fn holders(&self, client: Ipv4Addr, client_port: u16) -> Vec<usize> {
+        let holds = |worker: &Worker<MemoryIo>| {
+            let table = worker.table();
+            table.slots(SlotIx(0), table.slots_end()).any(|slot| {
+                let entry = table.get(slot);
+                (entry.client, entry.client_port) == (client, client_port)
+            })
+        };
+        let workers = self.workers.iter().enumerate();
+        workers
+            .filter(|(_, worker)| holds(worker))
+            .map(|(ix, _)| ix)
+            .collect()
+    }
+
+    /// States of all connections.
+    pub fn states(&self) -> Vec<State> {
+        self.workers.iter().flat_map(states).collect()
+    }
+
+    pub fn handed_over(&self) -> u64 {
+        let counts = self.workers.iter().map(|w| w.stats.handed_over.get());
+        counts.sum()
+    }
+
+    /// Packets dropped, for whatever reason.
+    pub fn dropped(&self) -> u64 {
+        let counts = self.workers.iter().flat_map(|worker| {
+            DropReason::ALL
+                .iter()
+                .map(|&reason| worker.stats.drop_counter(reason).get())
+        });
+        counts.sum()
+    }
+}
