@@ -26,8 +26,41 @@ const HELD_ON_ESTABLISHED_MS: u32 = 1_000;
 /// Table slots eviction looks at for a connection that may go.
 const EVICT_REACH: u32 = 256;
 
-/// How long a RST of a sweep waits when its rate limit is reached, milliseconds.
-const LIMITED_MS: u32 = 20;
+/// Between two turns of connections whose RSTs wait for their rate limit,
+/// milliseconds.
+const TURN_MS: u32 = 20;
+
+/// When connections that idle out faster than their RSTs may be sent get their
+/// turn: each one an appointment, as many at a time as the rate allows. Asking
+/// all of them again and again would keep every other timer waiting.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Turns {
+    /// The last turn that was given.
+    at: Millis,
+    /// How many more it has room for.
+    left: u32,
+}
+
+impl Turns {
+    /// None given yet.
+    pub(super) const fn new(now: Millis) -> Self {
+        Self { at: now, left: 0 }
+    }
+
+    /// The next turn after `now`, at so many RSTs a second.
+    fn next(&mut self, now: Millis, per_second: u32) -> Millis {
+        let over = now.reached(self.at);
+        if over || self.left == 0 {
+            let last = if over { now } else { self.at };
+            self.at = last.plus(TURN_MS);
+            // Two for each connection.
+            let room = u64::from(per_second) * u64::from(TURN_MS) / 2_000;
+            self.left = (room as u32).max(1);
+        }
+        self.left -= 1;
+        self.at
+    }
+}
 
 /// A walk over the whole table after the configuration changed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -196,12 +229,12 @@ impl<Io: BurstIo> Worker<Io> {
     /// Works off timers that are due.
     pub(super) fn timers(&mut self) -> usize {
         let mut budget = TIMERS_PER_POLL;
-        let mut work = 0;
         while let Some(slot) = self.due(&mut budget) {
-            work += 1;
             self.fire(slot);
         }
-        work
+        // Those that were only put off are work, too: whoever sleeps when there
+        // is none would be late for all that come after them.
+        (TIMERS_PER_POLL - budget) as usize
     }
 
     fn due(&mut self, budget: &mut u32) -> Option<SlotIx> {
@@ -259,7 +292,9 @@ impl<Io: BurstIo> Worker<Io> {
             .and_then(|service| self.snapshot.service(service))
             .is_none_or(|service| service.on_expire == Answer::Reset);
         if resets && !self.sweep_limit.take(2, self.now) {
-            return self.table.arm(slot, self.now.plus(LIMITED_MS));
+            let rate = self.snapshot.limits.resets_per_second;
+            let turn = self.turns.next(self.now, rate);
+            return self.table.arm(slot, turn);
         }
         self.stats.event(Event::IdledOut).add(1);
         if let Some(service) = service {

@@ -51,7 +51,7 @@ use crate::stats::WorkerStats;
 use crate::time::Millis;
 use crate::wire::ethernet::MacAddr;
 
-use close::Sweep;
+use close::{Sweep, Turns};
 use fragment::Fragments;
 use health::Health;
 use hold::HeldSyns;
@@ -162,6 +162,7 @@ pub struct Worker<Io: BurstIo> {
     handover: Handover<Io::Buf>,
     reset_limit: RateLimit,
     sweep_limit: RateLimit,
+    turns: Turns,
     icmp_limit: RateLimit,
     isn_secret: IsnSecret,
     /// Counts connections, to take local addresses in turn.
@@ -208,6 +209,7 @@ impl<Io: BurstIo> Worker<Io> {
             handover: setup.handover,
             reset_limit: RateLimit::new(limits.resets_per_second, limits.resets_per_second, now.ms),
             sweep_limit: RateLimit::new(limits.resets_per_second, limits.resets_per_second, now.ms),
+            turns: Turns::new(now.ms),
             icmp_limit: RateLimit::new(limits.icmp_per_second, limits.icmp_per_second, now.ms),
             isn_secret: setup.isn_secret,
             turn: usize::from(setup.ix.0),
