@@ -28,10 +28,15 @@ const TABLE_SLOTS_PER_SERVER: usize = 32;
 /// Picks tried before a plan falls back to walking the list of servers.
 const PROBES: usize = 16;
 
-/// Servers that `wlc` compares for one connection. A service with more is
-/// compared through a window of this size that moves on with each pick: least
-/// of 64 is close to least of all, and costs no state to keep in order.
+/// Servers that `wlc` compares for one connection. Of a service with more, this
+/// many are drawn at random: least of 64 is close to least of all, and costs no
+/// state to keep in order. Neighbours in the list would not do: they can all be
+/// of one weight, and each stretch of the list would get the same number of
+/// connections, whatever it can bear.
 const COMPARED: usize = 64;
+
+/// Step of the generator that draws them (Knuth's MMIX constants).
+const DRAW: (u64, u64) = (6_364_136_223_846_793_005, 1_442_695_040_888_963_407);
 
 /// How the next server of a service is picked.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -211,20 +216,29 @@ impl Plan {
         if len == 0 {
             return None;
         }
-        // Equal loads go to the first one looked at, so the start moves: by one
-        // where all are compared, by a window where not.
-        let start = cursor.within(len);
-        let (first, second) = (&self.servers[start..], &self.servers[..start]);
-        cursor.set(start + if len > COMPARED { COMPARED } else { 1 });
         let mut least: Option<(ServerIx, u64, u64)> = None;
-        for &(server, weight) in first.iter().chain(second).take(COMPARED) {
+        let mut compare = |(server, weight): (ServerIx, u32)| {
             if !usable(server) {
-                continue;
+                return;
             }
             let (load, weight) = (active(server) + 1, u64::from(weight));
             if least.is_none_or(|(_, other, share)| load * share < other * weight) {
                 least = Some((server, load, weight));
             }
+        };
+        // Equal loads go to the first one looked at, so the start moves.
+        let start = cursor.within(len);
+        if len <= COMPARED {
+            let (first, second) = (&self.servers[start..], &self.servers[..start]);
+            first.iter().chain(second).copied().for_each(&mut compare);
+            cursor.set(start + 1);
+        } else {
+            let mut drawn = mix(u64::from(cursor.0));
+            for _ in 0..COMPARED {
+                drawn = drawn.wrapping_mul(DRAW.0).wrapping_add(DRAW.1);
+                compare(self.servers[((drawn >> 32) * len as u64 >> 32) as usize]);
+            }
+            cursor.0 = cursor.0.wrapping_add(1);
         }
         match least {
             Some((server, ..)) => Some(server),

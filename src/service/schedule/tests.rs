@@ -87,22 +87,42 @@ fn least_connections_of_idle_servers_takes_turns() {
     assert_eq!(picked, [0, 1, 2, 0, 1, 2]);
 }
 
-#[test]
-fn least_connections_looks_at_every_window_of_a_large_service() {
-    let plan = plan(Scheduler::WeightedLeastConnections, &vec![1; 200]);
-    let mut active = vec![0_u64; 200];
+/// Connections that `wlc` gives each of `weights` when none ends.
+fn loads(weights: &[u32], connections: usize) -> Vec<u64> {
+    let plan = plan(Scheduler::WeightedLeastConnections, weights);
+    let mut active = vec![0_u64; weights.len()];
     let mut cursor = Cursor::default();
-    for _ in 0..20_000 {
+    for _ in 0..connections {
         let server = plan
             .pick(&mut cursor, CLIENT, |s| active[s.ix()], |_| true)
             .expect("one");
         active[server.ix()] += 1;
     }
+    active
+}
+
+#[test]
+fn least_connections_reaches_every_server_of_a_large_service() {
+    let active = loads(&[1; 200], 20_000);
     let (least, most) = (active.iter().min(), active.iter().max());
     assert!(
         *least.expect("200") >= 98 && *most.expect("200") <= 102,
         "{least:?} {most:?}"
     );
+}
+
+#[test]
+fn least_connections_of_a_large_service_follow_the_weights_in_any_order() {
+    let block = |server: usize| if server < 500 { 10 } else { 1 };
+    let striped = |server: usize| if server.is_multiple_of(2) { 10 } else { 1 };
+    for weight in [block, striped] {
+        let weights: Vec<u32> = (0..1_000).map(weight).collect();
+        // 20 for each unit of weight.
+        for (load, weight) in loads(&weights, 110_000).into_iter().zip(weights) {
+            let share = load as f64 / f64::from(weight);
+            assert!((16.0..=24.0).contains(&share), "{load} of weight {weight}");
+        }
+    }
 }
 
 #[test]
