@@ -1,0 +1,160 @@
+//! A worker allocates nothing and releases nothing once it is made, whatever
+//! comes: the allocator counts while the worker is polled.
+
+mod rig;
+
+use fullgate::conntrack::timeouts::Timeouts;
+use fullgate::service::snapshot::Answer;
+use fullgate::snat::steering::SteeringMode;
+use fullgate::stats::{DropReason, Event};
+use fullgate::wire::tcp::Flags;
+use fullgate::worker::message::{Command, Filter, PoolScan, Reply, Scan};
+
+use rig::counting::{Counting, calls};
+use rig::{LAN, Options, Rig, Segment, WAN, reload};
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+fn options() -> Options {
+    let timeouts = Timeouts {
+        established: 5_000,
+        ..Timeouts::default()
+    };
+    Options {
+        connections: 256,
+        services: vec![(timeouts, Answer::Reset), (timeouts, Answer::Silent)],
+        servers: 4,
+        resets_per_second: 100_000,
+    }
+}
+
+fn connect(rig: &mut Rig, clients: std::ops::Range<u32>, service: u16) {
+    for n in clients {
+        rig.receive_segment(WAN, &Segment::syn(n, service));
+        rig.settle();
+    }
+}
+
+#[test]
+fn the_allocator_is_counted() {
+    let before = calls();
+    drop(std::hint::black_box(Box::new(1)));
+    assert_eq!(calls(), before + 2);
+}
+
+#[test]
+fn connections_begin_live_and_end_without_the_allocator() {
+    let mut rig = Rig::new(&options());
+    connect(&mut rig, 0..100, 0);
+    connect(&mut rig, 100..200, 1);
+    assert_eq!(rig.worker.table().len(), 200);
+    let table = rig.worker.table();
+    let entries: Vec<_> = table
+        .slots(fullgate::ids::SlotIx(0), table.slots_end())
+        .map(|slot| *table.get(slot))
+        .collect();
+    for entry in &entries {
+        rig.receive_segment(WAN, &Segment::from_client(entry));
+        rig.receive_segment(LAN, &Segment::from_server(entry));
+        rig.settle();
+    }
+    for entry in &entries[..50] {
+        let fin = Flags(Flags::FIN.0 | Flags::ACK.0);
+        let segments = [
+            (WAN, Segment::from_client(entry)),
+            (LAN, Segment::from_server(entry)),
+        ];
+        for (port, segment) in segments {
+            rig.receive_segment(
+                port,
+                &Segment {
+                    flags: fin,
+                    ..segment
+                },
+            );
+            rig.settle();
+        }
+    }
+    rig.pass(70_000);
+    assert_eq!(rig.worker.table().len(), 0);
+    assert_eq!(rig.stats.event(Event::IdledOut).get(), 150);
+    assert_eq!(rig.dropped(), 0);
+    assert_eq!(rig.allocator_calls, 0);
+}
+
+#[test]
+fn what_is_refused_costs_no_allocation() {
+    let mut rig = Rig::new(&options());
+    // More than the table holds, most of them never answered.
+    for n in 0..1_000 {
+        rig.receive_segment(WAN, &Segment::syn(n, 0));
+        rig.poll();
+        while rig.sent(LAN).is_some() {}
+    }
+    assert!(rig.stats.event(Event::HalfOpenEvicted).get() > 0);
+    let stray = Segment {
+        flags: Flags::ACK,
+        ..Segment::syn(5_000, 1)
+    };
+    rig.receive_segment(WAN, &stray);
+    rig.receive_datagram(WAN, &stray);
+    rig.receive(WAN, |frame| frame.fill(0xff));
+    rig.settle();
+    // Their second attempts, the end of the half-open ones, and of what is kept
+    // of those to answer latecomers.
+    rig.pass(80_000);
+    assert_eq!(rig.stats.event(Event::ResetUnknownClient).get(), 1);
+    assert_eq!(rig.stats.drop_counter(DropReason::NoService).get(), 1);
+    assert_eq!(rig.worker.table().len(), 0);
+    assert_eq!(rig.allocator_calls, 0);
+}
+
+#[test]
+fn commands_are_taken_and_answered_without_the_allocator() {
+    let mut rig = Rig::new(&options());
+    connect(&mut rig, 0..100, 0);
+    let scan = Scan {
+        filter: Filter::default(),
+        found: Vec::with_capacity(64),
+        limit: 64,
+        cursor: 0,
+        now: rig.now,
+    };
+    let pools = PoolScan::new((0..8).map(fullgate::ids::SetIx).collect());
+    for command in [
+        Command::Apply(reload(&options(), 2)),
+        Command::Scan(Box::new(scan)),
+        Command::Pools(Box::new(pools)),
+        Command::Stop,
+    ] {
+        rig.link.commands.push(command).expect("room");
+    }
+    for _ in 0..100 {
+        rig.poll();
+    }
+    let replies: Vec<Reply> = std::iter::from_fn(|| rig.link.replies.pop()).collect();
+    let count = |wanted: fn(&Reply) -> bool| replies.iter().filter(|reply| wanted(reply)).count();
+    assert_eq!(count(|reply| matches!(reply, Reply::Applied(_))), 2);
+    assert_eq!(
+        count(|reply| matches!(reply, Reply::Scanned(s) if s.found.len() == 64)),
+        1
+    );
+    assert_eq!(count(|reply| matches!(reply, Reply::Pools(_))), 1);
+    assert_eq!(count(|reply| matches!(reply, Reply::Stopped)), 1);
+    assert_eq!(rig.allocator_calls, 0);
+}
+
+#[test]
+fn handing_over_costs_no_allocation() {
+    let mut rigs = Rig::several(&options(), 2, SteeringMode::Software);
+    for n in 0..200 {
+        rigs[0].receive_segment(WAN, &Segment::syn(n, 0));
+        for rig in &mut rigs {
+            rig.settle();
+        }
+    }
+    assert!(rigs[0].stats.handed_over.get() > 0);
+    assert!(rigs[1].worker.table().len() > 0);
+    assert_eq!(rigs[0].allocator_calls + rigs[1].allocator_calls, 0);
+}
