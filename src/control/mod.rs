@@ -5,7 +5,7 @@
 pub mod api;
 pub mod cli;
 pub mod config;
-
+pub mod import;
 pub mod lock;
 pub mod management;
 pub mod rpc;
