@@ -273,7 +273,11 @@ impl Draft {
             let named = (pools.len() > 1).then(|| pool_name(pool));
             service.write(&mut toml, named.as_deref());
         }
-        // A stable sort: several notes on one line stay in order.
+        // What is true of several services is told once. The sort is stable:
+        // several notes on one line stay in order.
+        let mut told = HashSet::new();
+        self.notes
+            .retain(|note| told.insert((note.line, note.text.clone())));
         self.notes.sort_by_key(|note| note.line);
         Imported {
             toml,

@@ -3,6 +3,7 @@
 
 mod args;
 mod client;
+mod daemon;
 mod show;
 mod table;
 
@@ -11,7 +12,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use serde_json::{Value, json};
 
 use self::args::{Cli, Command, Import, Show};
@@ -19,6 +20,13 @@ use self::client::{CallError, Client};
 use crate::control::api;
 use crate::control::config::Config;
 use crate::control::import;
+
+pub use self::daemon::{DaemonArgs, DaemonCommand};
+
+/// The command lines of both programs, for their manuals and completions.
+pub fn commands() -> [clap::Command; 2] {
+    [DaemonArgs::command(), Cli::command()]
+}
 
 /// Runs the program on the process's arguments.
 pub fn run() -> ExitCode {
