@@ -19,6 +19,10 @@ const SYN_ATTEMPTS: u8 = 3;
 const WEIGHT: u32 = 1;
 const WEIGHT_MAX: u32 = 65_535;
 
+/// A dead server that is never taken out costs each connection whose turn it is
+/// a quarter second; one or two lost SYNs do not make a server dead.
+const FAIL_AFTER: u16 = 3;
+
 const TIMEOUT_MIN: Duration = Duration::from_millis(100);
 const TIMEOUT_MAX: Duration = Duration::from_secs(7 * 86_400);
 
@@ -238,7 +242,12 @@ fn service(
             SYN_ATTEMPTS,
             1..=10,
         )?,
-        fail_after: number(&at.key("fail-after"), raw.fail_after, 0, 0..=u16::MAX)?,
+        fail_after: number(
+            &at.key("fail-after"),
+            raw.fail_after,
+            FAIL_AFTER,
+            0..=u16::MAX,
+        )?,
         timeouts,
         servers: servers(&at.key("server"), raw.server.as_deref().unwrap_or_default())?,
     })
@@ -369,7 +378,7 @@ impl Service {
             on_expire: word(self.on_expire, &ON_EXPIRE),
             syn_retry_after: unless(self.syn_retry_ms, SYN_RETRY_MS, |ms| millis(u32::from(ms))),
             syn_attempts: unless(self.syn_attempts, SYN_ATTEMPTS, i64::from),
-            fail_after: unless(self.fail_after, 0, i64::from),
+            fail_after: unless(self.fail_after, FAIL_AFTER, i64::from),
             timeouts: unless(timeouts, RawTimeouts::default(), |timeouts| timeouts),
             server: (!self.servers.is_empty())
                 .then(|| self.servers.iter().map(Server::to_raw).collect()),

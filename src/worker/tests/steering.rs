@@ -35,7 +35,7 @@ fn whole_connection(nic: &mut Nic, number: u16) -> usize {
     };
     let syn = nic.client_sends(segment(flags::SYN, 100, 0)).to_server();
     let owner = holder(nic, client, port);
-    let mut from_server = |nic: &mut Nic, flags, seq, ack, payload: &[u8]| {
+    let from_server = |nic: &mut Nic, flags, seq, ack, payload: &[u8]| {
         let sent = syn.reply(flags).seq(seq).ack(ack).payload(payload);
         let got = nic.server_sends(sent).to_client();
         assert_eq!((got.src, got.src_port), (VIP, 80));
