@@ -145,11 +145,9 @@ fn lookups(c: &mut Criterion) {
                     for &hash in &hashes {
                         table.prefetch_bucket(hash);
                     }
-                    for &hash in &hashes {
-                        table.prefetch_candidates(hash);
-                    }
-                    for (&hash, tuple) in hashes.iter().zip(&tuples) {
-                        if let Some((slot, _)) = table.find(hash, tuple) {
+                    let candidates = hashes.map(|hash| table.prefetch_candidate(hash));
+                    for ((&hash, tuple), candidate) in hashes.iter().zip(&tuples).zip(candidates) {
+                        if let Some((slot, _)) = table.find_candidate(candidate, hash, tuple) {
                             table.get_mut(slot).last_seen = Millis(hash as u32);
                         }
                     }

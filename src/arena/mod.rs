@@ -11,6 +11,7 @@
 //! value, whatever a file contained.
 
 mod file;
+mod lanes;
 mod map;
 mod plain;
 mod prefetch;
@@ -21,6 +22,7 @@ use std::marker::PhantomData;
 use std::path::PathBuf;
 
 pub use file::{HEADER_BYTES, KEY_BYTES};
+pub use lanes::lanes_equal;
 use map::Mapping;
 pub use plain::Plain;
 pub use prefetch::{CACHE_LINE, prefetch, prefetch_pair, prefetch_slice};

@@ -14,7 +14,7 @@
 //! zeroed, when it is first used; nothing is allocated later.
 
 use super::entry::Direction;
-use crate::arena::{Arena, ArenaError, prefetch_slice};
+use crate::arena::{Arena, ArenaError, lanes_equal, prefetch_slice};
 use crate::ids::SlotIx;
 
 /// Places in a bucket: what fits into a cache line beside the link.
@@ -62,12 +62,9 @@ impl Bucket {
     /// Bit i is set where place i has `tag`.
     #[inline(always)]
     fn matches(&self, tag: u16) -> u32 {
-        // Branch-free and of fixed length, so that it becomes vector compares.
-        let mut mask = 0;
-        for (place, &found) in self.tags.iter().enumerate() {
-            mask |= u32::from(found == tag) << place;
-        }
-        mask
+        let [a, b, c, d, e, f, g, h, i, j] = self.tags;
+        let last = u32::from(i == tag) << 8 | u32::from(j == tag) << 9;
+        lanes_equal([a, b, c, d, e, f, g, h], tag) | last
     }
 
     /// A free place.
@@ -137,12 +134,12 @@ impl Index {
     }
 
     /// The first slot in the bucket of `hash` (not its overflow) that carries
-    /// its tag: most likely the one that [`Index::lookup`] will find.
+    /// its tag: most likely what [`Index::lookup`] will find.
     #[inline(always)]
-    pub fn candidate(&self, hash: u64) -> Option<SlotIx> {
+    pub fn candidate(&self, hash: u64) -> Option<(SlotIx, Direction)> {
         let bucket = self.bucket(self.home(hash))?;
         let place = bucket.matches(tag(hash)).trailing_zeros() as usize;
-        bucket.values.get(place).map(|&value| unpack(value).0)
+        bucket.values.get(place).map(|&value| unpack(value))
     }
 
     /// The first slot under `hash` that `is_match` accepts.

@@ -148,26 +148,44 @@ impl ConnTable {
     }
 
     /// Second stage, when the bucket has arrived: starts loading the entry that
-    /// the look-up will most likely find.
+    /// the look-up will most likely find, and names it.
     #[inline(always)]
-    pub fn prefetch_candidates(&self, hash: u64) {
-        if let Some(slot) = self.index.candidate(hash) {
+    pub fn prefetch_candidate(&self, hash: u64) -> Option<(SlotIx, Direction)> {
+        let candidate = self.index.candidate(hash);
+        if let Some((slot, _)) = candidate {
             prefetch_slice(self.arena.as_slice(), slot.ix());
         }
+        candidate
+    }
+
+    /// Third stage: as [`ConnTable::find`], first at `candidate`. Since that was
+    /// named its slot may have changed hands.
+    #[inline(always)]
+    pub fn find_candidate(
+        &self,
+        candidate: Option<(SlotIx, Direction)>,
+        hash: u64,
+        tuple: &FlowTuple,
+    ) -> Option<(SlotIx, Direction)> {
+        if let Some((slot, direction)) = candidate
+            && let Some(entry) = self.arena.as_slice().get(slot.ix())
+            && is_same(entry, direction, tuple)
+            && is_indexed(entry.state, direction)
+        {
+            return candidate;
+        }
+        self.find(hash, tuple)
     }
 
     /// The connection that a packet with this tuple belongs to, and which way
     /// the packet goes. `hash` is the tuple's.
-    #[inline(always)]
+    #[inline]
     pub fn find(&self, hash: u64, tuple: &FlowTuple) -> Option<(SlotIx, Direction)> {
         let entries = self.arena.as_slice();
         self.index.lookup(hash, |slot, direction| {
-            // Both compared, then one chosen: which way the next packet goes is
-            // anybody's guess, the processor's too.
-            entries.get(slot.ix()).is_some_and(|entry| {
-                let forward = direction == Direction::Forward;
-                (same_client(entry, tuple) & forward) | (same_server(entry, tuple) & !forward)
-            })
+            entries
+                .get(slot.ix())
+                .is_some_and(|entry| is_same(entry, direction, tuple))
         })
     }
 
@@ -179,7 +197,7 @@ impl ConnTable {
             direction == Direction::Forward
                 && entries
                     .get(slot.ix())
-                    .is_some_and(|entry| same_client(entry, &tuple.into()))
+                    .is_some_and(|entry| is_same(entry, direction, &tuple.into()))
         });
         found.map(|(slot, _)| slot)
     }
@@ -192,7 +210,7 @@ impl ConnTable {
             direction == Direction::Reverse
                 && entries
                     .get(slot.ix())
-                    .is_some_and(|entry| same_server(entry, &tuple.into()))
+                    .is_some_and(|entry| is_same(entry, direction, &tuple.into()))
         });
         found.map(|(slot, _)| slot)
     }
@@ -363,6 +381,22 @@ impl ConnTable {
             .pop_due(self.arena.as_mut_slice(), now, budget, deadline_of)
     }
 
+    /// Whether `slot` is in use and its timer not armed: so it is from
+    /// [`ConnTable::pop_due`] until the caller does something about it.
+    #[inline]
+    pub fn is_due(&self, slot: SlotIx) -> bool {
+        let entry = self.get(slot);
+        entry.state != State::Free && entry.timer_prev == NIL
+    }
+
+    /// Starts loading what the removal of `slot` will change.
+    #[inline]
+    pub fn prefetch_removal(&self, slot: SlotIx) {
+        let entry = self.get(slot);
+        self.index.prefetch(self.key.client(&entry.client_tuple()));
+        self.index.prefetch(self.key.server(&entry.server_tuple()));
+    }
+
     /// Works index, free list and count out anew from the entries; timers are
     /// then not armed.
     pub fn rebuild(&mut self, now: Millis) -> Recovered {
@@ -420,16 +454,18 @@ impl ConnTable {
     /// there is not enough room.
     #[inline]
     fn link(&mut self, slot: SlotIx, entry: &Entry) -> bool {
-        let server = self.key.server(&entry.server_tuple());
-        if self.index.insert(server, slot, Direction::Reverse).is_err() {
+        // The client side first: the look-up that did not find it has loaded its
+        // bucket, while the other's may still be on its way.
+        let client = self.key.client(&entry.client_tuple());
+        let both = entry.state != State::Resting;
+        if both && self.index.insert(client, slot, Direction::Forward).is_err() {
             return false;
         }
-        if entry.state == State::Resting {
-            return true;
-        }
-        let client = self.key.client(&entry.client_tuple());
-        if self.index.insert(client, slot, Direction::Forward).is_err() {
-            self.index.remove(server, slot, Direction::Reverse);
+        let server = self.key.server(&entry.server_tuple());
+        if self.index.insert(server, slot, Direction::Reverse).is_err() {
+            if both {
+                self.index.remove(client, slot, Direction::Forward);
+            }
             return false;
         }
         true
@@ -491,24 +527,41 @@ fn too_many(slots: usize) -> ArenaError {
     ArenaError::TooManySlots { slots }
 }
 
-/// Compares without a branch per field: the fields lie side by side, and a
-/// candidate with the right tag is almost always the right one.
+/// Whether `tuple` is that of `entry`, seen from `direction`. Without a branch
+/// per field, since a candidate with the right tag is almost always the right
+/// one; and without one on the direction: which way the next packet goes is
+/// anybody's guess, the processor's too.
 #[inline(always)]
-fn same_client(entry: &Entry, tuple: &FlowTuple) -> bool {
-    (entry.client == tuple.src)
-        & (entry.vip == tuple.dst)
-        & (entry.client_port == tuple.src_port)
-        & (entry.vip_port == tuple.dst_port)
+fn is_same(entry: &Entry, direction: Direction, tuple: &FlowTuple) -> bool {
+    let pair = |src: Ipv4Addr, dst: Ipv4Addr| {
+        let word = |address: Ipv4Addr| u64::from(u32::from_ne_bytes(address.octets()));
+        word(src) | word(dst) << 32
+    };
+    let ports = |src: u16, dst: u16| u32::from(src) | u32::from(dst) << 16;
+    let client_side = (
+        pair(entry.client, entry.vip),
+        ports(entry.client_port, entry.vip_port),
+    );
+    let server_side = (
+        pair(entry.server_addr, entry.local),
+        ports(entry.server_port, entry.local_port),
+    );
+    let reverse = u64::from(direction == Direction::Reverse).wrapping_neg();
+    let addresses = client_side.0 ^ ((client_side.0 ^ server_side.0) & reverse);
+    let both_ports = client_side.1 ^ ((client_side.1 ^ server_side.1) & reverse as u32);
+    (addresses == pair(tuple.src, tuple.dst))
+        & (both_ports == ports(tuple.src_port, tuple.dst_port))
         & (entry.protocol == tuple.protocol)
 }
 
+/// Whether an entry in this state is in the index under the tuple of that side.
 #[inline(always)]
-fn same_server(entry: &Entry, tuple: &FlowTuple) -> bool {
-    (entry.server_addr == tuple.src)
-        & (entry.local == tuple.dst)
-        & (entry.server_port == tuple.src_port)
-        & (entry.local_port == tuple.dst_port)
-        & (entry.protocol == tuple.protocol)
+fn is_indexed(state: State, direction: Direction) -> bool {
+    match state {
+        State::Free => false,
+        State::Resting => direction == Direction::Reverse,
+        _ => true,
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@ use super::rewrite::{
     update_transport,
 };
 use crate::conntrack::entry::proto;
-use crate::wire::checksum::Delta;
 use crate::wire::icmp::{IcmpView, QuotedTransport};
 use crate::wire::ipv4::Ipv4View;
 
@@ -74,15 +73,15 @@ fn translate_quote(quoted: &mut [u8], inner: &Mapping, shift_seq: u32) -> Result
     let ip = ip.first_chunk_mut::<20>().ok_or(Truncated)?;
     let protocol = ip[9];
     let mut delta = replace_addresses(ip, inner.src, inner.dst);
-    let checksum = delta.apply(u16::from_be_bytes([ip[10], ip[11]]));
-    ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+    let checksum = delta.apply(u16::from_ne_bytes([ip[10], ip[11]]));
+    ip[10..12].copy_from_slice(&checksum.to_ne_bytes());
 
     delta = delta.merge(replace_ports(transport, inner)?);
     if protocol == proto::TCP {
         let mut tcp = QuotedTransport::new_checked(&mut *transport).map_err(|_| Truncated)?;
         let (old, new) = (tcp.tcp_seq(), tcp.tcp_seq().wrapping_add(shift_seq));
         tcp.set_tcp_seq(new);
-        delta = delta.merge(Delta::new().replace_u32(old, new));
+        delta = delta.replace_u32(old.to_be(), new.to_be());
     }
     if transport.len() >= checksum_offset(protocol) + 2 {
         update_transport(transport, protocol, delta)?;

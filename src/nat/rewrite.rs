@@ -30,7 +30,7 @@ pub struct Truncated;
 /// Rewrites addresses and ports and takes one hop off the TTL. `packet` starts
 /// at the IPv4 header; `l4` is the transport header's offset in it. A UDP
 /// checksum of 0 ("none", RFC 768) stays 0.
-#[inline]
+#[inline(always)]
 pub fn translate(
     packet: &mut [u8],
     l4: usize,
@@ -54,25 +54,27 @@ pub fn translate_fragment(packet: &mut [u8], to: &Mapping) -> Result<(), Truncat
     Ok(())
 }
 
-/// Replaces the addresses of an IPv4 header, but not its checksum.
+/// Replaces the addresses of an IPv4 header, but not its checksum. All sums here
+/// are of words as memory holds them, which spares turning every word round.
 #[inline(always)]
 pub(super) fn replace_addresses(ip: &mut [u8; 20], src: Ipv4Addr, dst: Ipv4Addr) -> Delta {
-    let old_src = u32::from_be_bytes([ip[12], ip[13], ip[14], ip[15]]);
-    let old_dst = u32::from_be_bytes([ip[16], ip[17], ip[18], ip[19]]);
+    let old_src = u32::from_ne_bytes([ip[12], ip[13], ip[14], ip[15]]);
+    let old_dst = u32::from_ne_bytes([ip[16], ip[17], ip[18], ip[19]]);
     ip[12..16].copy_from_slice(&src.octets());
     ip[16..20].copy_from_slice(&dst.octets());
     Delta::new()
-        .replace_u32(old_src, src.to_bits())
-        .replace_u32(old_dst, dst.to_bits())
+        .replace_u32(old_src, u32::from_ne_bytes(src.octets()))
+        .replace_u32(old_dst, u32::from_ne_bytes(dst.octets()))
 }
 
-/// Replaces the ports of a TCP or UDP header, but not its checksum.
+/// Replaces the ports of a TCP or UDP header, but not its checksum. As memory
+/// holds them.
 #[inline(always)]
 pub(super) fn replace_ports(transport: &mut [u8], to: &Mapping) -> Result<Delta, Truncated> {
     let ports = transport.first_chunk_mut::<4>().ok_or(Truncated)?;
-    let new = u32::from(to.src_port) << 16 | u32::from(to.dst_port);
-    let delta = Delta::new().replace_u32(u32::from_be_bytes(*ports), new);
-    *ports = new.to_be_bytes();
+    let new = (u32::from(to.src_port) << 16 | u32::from(to.dst_port)).to_be();
+    let delta = Delta::new().replace_u32(u32::from_ne_bytes(*ports), new);
+    *ports = new.to_ne_bytes();
     Ok(delta)
 }
 
@@ -82,7 +84,8 @@ pub(super) const fn checksum_offset(protocol: u8) -> usize {
     if protocol == proto::TCP { 16 } else { 6 }
 }
 
-/// Brings the transport checksum in line with what was replaced.
+/// Brings the transport checksum in line with what was replaced, as memory
+/// holds it.
 #[inline(always)]
 pub(super) fn update_transport(
     transport: &mut [u8],
@@ -93,27 +96,27 @@ pub(super) fn update_transport(
         .get_mut(checksum_offset(protocol)..)
         .and_then(|rest| rest.first_chunk_mut::<2>())
         .ok_or(Truncated)?;
-    let old = u16::from_be_bytes(*checksum);
+    let old = u16::from_ne_bytes(*checksum);
     let new = if protocol == proto::UDP {
         delta.apply_udp(old)
     } else {
         delta.apply(old)
     };
-    *checksum = new.to_be_bytes();
+    *checksum = new.to_ne_bytes();
     Ok(())
 }
 
-/// Takes one hop off the TTL, and puts `delta` into the header checksum as
-/// well.
+/// Takes one hop off the TTL, and puts `delta`, of words as memory holds them,
+/// into the header checksum as well.
 #[inline(always)]
 pub(super) fn decrement_ttl(ip: &mut [u8; 20], delta: Delta) {
-    let old = u16::from_be_bytes([ip[8], ip[9]]);
+    let old = u16::from_ne_bytes([ip[8], ip[9]]);
     ip[8] = ip[8].saturating_sub(1);
-    let new = u16::from_be_bytes([ip[8], ip[9]]);
+    let new = u16::from_ne_bytes([ip[8], ip[9]]);
     let checksum = delta
         .replace_u16(old, new)
-        .apply(u16::from_be_bytes([ip[10], ip[11]]));
-    ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+        .apply(u16::from_ne_bytes([ip[10], ip[11]]));
+    ip[10..12].copy_from_slice(&checksum.to_ne_bytes());
 }
 
 /// A shift of one connection's TCP numbering; see `Entry::seq_delta`.

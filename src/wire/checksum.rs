@@ -14,13 +14,14 @@
 use std::net::Ipv4Addr;
 
 /// Folds a sum to 16 bits with end-around carry; 0 only for 0.
+///
+/// Added to itself with its halves exchanged, a word has in its upper half the
+/// sum of both halves and the carry out of the lower one, which is the carry of
+/// that very sum.
 #[inline(always)]
-const fn fold(sum: u64) -> u16 {
-    let sum = (sum >> 32) + (sum & 0xffff_ffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    sum as u16
+pub(crate) const fn fold(sum: u64) -> u16 {
+    let sum = (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32;
+    (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }
 
 /// A running one's complement sum, not yet complemented.
@@ -98,6 +99,9 @@ pub const fn nonzero(checksum: u16) -> u16 {
 /// ```text
 /// HC' = ~(~HC + ~m + m')                         [Eqn. 3]
 /// ```
+///
+/// Byte order does not matter as long as it is one for all (RFC 1071 §2(B)):
+/// fields and checksums may all be numbers, or all be as memory holds them.
 ///
 /// A 32-bit field is its two halves: 2^16 ≡ 1 modulo 2^16 - 1, so it is added
 /// whole and the fold at the end does the rest. Room for 2^22 replacements.

@@ -1,5 +1,7 @@
 //! How connections change state and end: timers, sweeps, eviction.
 
+use arrayvec::ArrayVec;
+
 use super::Worker;
 use crate::conntrack::entry::{Entry, State, flag, proto};
 use crate::conntrack::timeouts::{Timeouts, timeout_of};
@@ -11,6 +13,9 @@ use crate::time::Millis;
 
 /// Timers looked at between two bursts: some microseconds' work.
 const TIMERS_PER_POLL: u32 = 64;
+
+/// Timers whose memory is loaded at a time.
+const TIMERS_AT_A_TIME: usize = 16;
 
 /// Table slots a sweep looks at between two bursts.
 const SWEEP_PER_POLL: u32 = 256;
@@ -226,15 +231,30 @@ impl<Io: BurstIo> Worker<Io> {
         }
     }
 
-    /// Works off timers that are due.
+    /// Works off timers that are due: a few at a time, so that what they change,
+    /// long out of the caches, is loaded for all of them at once.
     pub(super) fn timers(&mut self) -> usize {
         let mut budget = TIMERS_PER_POLL;
-        while let Some(slot) = self.due(&mut budget) {
-            self.fire(slot);
+        loop {
+            let mut due = ArrayVec::<SlotIx, TIMERS_AT_A_TIME>::new();
+            while !due.is_full()
+                && let Some(slot) = self.due(&mut budget)
+            {
+                self.table.prefetch_removal(slot);
+                due.push(slot);
+            }
+            if due.is_empty() {
+                // Those that were only put off are work, too: whoever sleeps when
+                // there is none would be late for all that come after them.
+                return (TIMERS_PER_POLL - budget) as usize;
+            }
+            for slot in due {
+                // One before it may have taken its slot or its port.
+                if self.table.is_due(slot) {
+                    self.fire(slot);
+                }
+            }
         }
-        // Those that were only put off are work, too: whoever sleeps when there
-        // is none would be late for all that come after them.
-        (TIMERS_PER_POLL - budget) as usize
     }
 
     fn due(&mut self, budget: &mut u32) -> Option<SlotIx> {

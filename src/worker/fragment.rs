@@ -120,8 +120,9 @@ impl<Io: BurstIo> Worker<Io> {
             self.hand_over(owner, port, packet);
         } else {
             self.stats.event(Event::Fragmented).add(1);
-            let hash = self.table.hash(&tuple_of(at));
-            self.flow(packet, at, hash, port);
+            let tuple = tuple_of(at);
+            let found = self.table.find(self.table.hash(&tuple), &tuple);
+            self.flow(packet, at, found, port);
         }
         while let Some(overtaken) = self
             .fragments

@@ -71,6 +71,8 @@ impl<Io: BurstIo> Worker<Io> {
             self.give_back(lent.set, lent.port);
             return self.discard(packet, DropReason::NoServer);
         };
+        self.table
+            .prefetch_bucket(self.table.server_hash(&entry.server_tuple()));
         let Ok(slot) = self.table.insert(entry) else {
             self.give_back(lent.set, lent.port);
             return self.refuse_full(packet, at, service_ix);

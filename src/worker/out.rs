@@ -13,8 +13,14 @@ const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 impl<Io: BurstIo> Worker<Io> {
     /// Sends an IP packet, whose Ethernet header is still to be written, to a
     /// next hop, or lets it wait until that is known.
-    #[inline]
-    pub(super) fn emit(&mut self, mut packet: Io::Buf, hop: NeighborIx) {
+    #[inline(never)]
+    pub(super) fn emit(&mut self, packet: Io::Buf, hop: NeighborIx) {
+        self.emit_fast(packet, hop);
+    }
+
+    /// [`Worker::emit`], as a part of the fast path.
+    #[inline(always)]
+    pub(super) fn emit_fast(&mut self, mut packet: Io::Buf, hop: NeighborIx) {
         match self.neighbors.resolve(hop, self.now) {
             Resolution::Send(l2, port) => {
                 let Some(ethernet) = packet.bytes_mut().first_chunk_mut::<14>() else {
@@ -24,25 +30,36 @@ impl<Io: BurstIo> Worker<Io> {
                 ethernet[12..].copy_from_slice(&ETHERTYPE_IPV4);
                 self.transmit(packet, port);
             }
-            Resolution::Wait => {
-                self.ask_neighbors();
-                if let Err(packet) = self.neighbors.wait(hop, packet) {
-                    self.discard(packet, DropReason::NeighborQueueFull);
-                }
-            }
+            Resolution::Wait => self.let_wait(packet, hop),
             Resolution::Unreachable => self.discard(packet, DropReason::NeighborUnreachable),
         }
     }
 
+    #[cold]
+    #[inline(never)]
+    fn let_wait(&mut self, packet: Io::Buf, hop: NeighborIx) {
+        self.ask_neighbors();
+        if let Err(packet) = self.neighbors.wait(hop, packet) {
+            self.discard(packet, DropReason::NeighborQueueFull);
+        }
+    }
+
     /// Puts a whole frame into the transmit buffer of `port`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn transmit(&mut self, packet: Io::Buf, port: PortIx) {
         let Some(buffer) = self.tx.get_mut(port.ix()) else {
             return self.discard(packet, DropReason::NoRoute);
         };
-        if buffer.is_full() {
-            self.flush_port(port);
+        if let Err(full) = buffer.try_push(packet) {
+            self.transmit_full(full.element(), port);
         }
+    }
+
+    /// Makes room in the transmit buffer of `port` first.
+    #[cold]
+    #[inline(never)]
+    fn transmit_full(&mut self, packet: Io::Buf, port: PortIx) {
+        self.flush_port(port);
         if let Err(full) = self.tx[port.ix()].try_push(packet) {
             self.discard(full.element(), DropReason::TxFull);
         }

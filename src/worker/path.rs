@@ -18,10 +18,12 @@ use crate::service::snapshot::{AddressKind, Answer};
 use crate::stats::{DropReason, Event};
 use crate::wire::tcp::{TcpOption, TcpView};
 
-/// A parsed packet and the hash of its tuple (0 where it has none).
+/// A parsed packet, the hash of its tuple (0 where it has none), and where its
+/// connection most likely is.
 struct Look {
     parsed: Parsed,
     hash: u64,
+    candidate: Option<(SlotIx, Direction)>,
 }
 
 impl<Io: BurstIo> Worker<Io> {
@@ -45,15 +47,19 @@ impl<Io: BurstIo> Worker<Io> {
             bytes += packet.total_len() as u64;
             let parsed = parse(packet, mac);
             let hash = self.start_look_up(&parsed);
-            looks.push(Look { parsed, hash });
+            looks.push(Look {
+                parsed,
+                hash,
+                candidate: None,
+            });
         }
         let counters = self.stats.port(port);
         counters.rx_packets.add(count as u64);
         counters.rx_bytes.add(bytes);
 
-        for look in &looks {
+        for look in &mut looks {
             if matches!(look.parsed, Parsed::Flow(_)) {
-                self.table.prefetch_candidates(look.hash);
+                look.candidate = self.table.prefetch_candidate(look.hash);
             }
         }
 
@@ -88,7 +94,12 @@ impl<Io: BurstIo> Worker<Io> {
                 count += 1;
                 let parsed = parse(&packet, self.ports[port.ix()].mac);
                 let hash = self.start_look_up(&parsed);
-                self.see_through(packet, &Look { parsed, hash }, port);
+                let look = Look {
+                    parsed,
+                    hash,
+                    candidate: None,
+                };
+                self.see_through(packet, &look, port);
             }
         }
         count
@@ -106,8 +117,20 @@ impl<Io: BurstIo> Worker<Io> {
     #[inline(always)]
     fn see_through(&mut self, packet: Io::Buf, look: &Look, port: PortIx) {
         match &look.parsed {
-            Parsed::Flow(at) if at.more_fragments => self.first_fragment(packet, at, port),
-            Parsed::Flow(at) => self.flow(packet, at, look.hash, port),
+            Parsed::Flow(at) if !at.more_fragments => {
+                let tuple = tuple_of(at);
+                let found = self.table.find_candidate(look.candidate, look.hash, &tuple);
+                self.flow(packet, at, found, port);
+            }
+            other => self.not_plain(packet, other, port),
+        }
+    }
+
+    /// Everything that is no whole TCP segment or UDP datagram.
+    #[inline(never)]
+    fn not_plain(&mut self, packet: Io::Buf, parsed: &Parsed, port: PortIx) {
+        match parsed {
+            Parsed::Flow(at) => self.first_fragment(packet, at, port),
             Parsed::Icmp(at) => self.icmp(packet, at, port),
             Parsed::Arp => self.arp(packet, port),
             Parsed::LaterFragment(at) => self.later_fragment(packet, at, port),
@@ -116,39 +139,34 @@ impl<Io: BurstIo> Worker<Io> {
         }
     }
 
-    /// A TCP segment or UDP datagram; `hash` is its tuple's.
+    /// A TCP segment or UDP datagram, and its connection.
+    ///
+    /// The fast path is a plain data segment or acknowledgement of an
+    /// established connection.
     #[inline(always)]
-    pub(super) fn flow(&mut self, packet: Io::Buf, at: &Packet, hash: u64, port: PortIx) {
-        match self.table.find(hash, &tuple_of(at)) {
-            Some((slot, direction)) if at.protocol == proto::TCP => {
-                self.tcp(packet, at, slot, direction, port);
-            }
-            Some((slot, direction)) => self.udp(packet, at, slot, direction, port),
-            None => self.no_connection(packet, at, port),
-        }
-    }
-
-    /// A segment of a known connection: the fast path where it is plain data or
-    /// acknowledgement of an established one.
-    #[inline(always)]
-    fn tcp(
+    pub(super) fn flow(
         &mut self,
         packet: Io::Buf,
         at: &Packet,
-        slot: SlotIx,
-        direction: Direction,
+        found: Option<(SlotIx, Direction)>,
         port: PortIx,
     ) {
-        let Some(segment) = segment_of(packet.bytes(), at) else {
-            return self.discard(packet, DropReason::TcpMalformed);
+        let Some((slot, direction)) = found else {
+            return self.no_connection(packet, at, port);
         };
-        let entry = self.table.get_mut(slot);
-        if tcp::established_fast(entry, direction, &segment) {
+        if at.protocol == proto::TCP {
+            let Some(segment) = segment_of(packet.bytes(), at) else {
+                return self.discard(packet, DropReason::TcpMalformed);
+            };
+            let entry = self.table.get_mut(slot);
+            if !tcp::established_fast(entry, direction, &segment) {
+                return self.tcp_decide(packet, at, slot, direction, port, segment);
+            }
             entry.last_seen = self.now;
-            self.forward(packet, at, slot, direction, port);
         } else {
-            self.tcp_decide(packet, at, slot, direction, port, segment);
+            self.note_datagram(slot, direction);
         }
+        self.translate(packet, at, slot, direction, port);
     }
 
     /// Everything but the fast path: handshake, tear-down, and what does not
@@ -223,7 +241,18 @@ impl<Io: BurstIo> Worker<Io> {
     }
 
     #[inline(always)]
-    fn udp(
+    fn note_datagram(&mut self, slot: SlotIx, direction: Direction) {
+        let entry = self.table.get_mut(slot);
+        entry.last_seen = self.now;
+        if direction == Direction::Reverse && entry.state == State::UdpOneWay {
+            entry.state = State::UdpTwoWay;
+            self.state_changed(slot, State::UdpOneWay);
+        }
+    }
+
+    /// Translates a packet of a connection and sends it on its way.
+    #[inline(never)]
+    pub(super) fn forward(
         &mut self,
         packet: Io::Buf,
         at: &Packet,
@@ -231,18 +260,12 @@ impl<Io: BurstIo> Worker<Io> {
         direction: Direction,
         port: PortIx,
     ) {
-        let entry = self.table.get_mut(slot);
-        entry.last_seen = self.now;
-        if direction == Direction::Reverse && entry.state == State::UdpOneWay {
-            entry.state = State::UdpTwoWay;
-            self.state_changed(slot, State::UdpOneWay);
-        }
-        self.forward(packet, at, slot, direction, port);
+        self.translate(packet, at, slot, direction, port);
     }
 
-    /// Translates a packet of a connection and sends it on its way.
-    #[inline]
-    pub(super) fn forward(
+    /// [`Worker::forward`], as a part of the fast path.
+    #[inline(always)]
+    fn translate(
         &mut self,
         mut packet: Io::Buf,
         at: &Packet,
@@ -296,7 +319,7 @@ impl<Io: BurstIo> Worker<Io> {
                 counters.out_bytes.add(u64::from(at.ip_len));
             }
         }
-        self.emit(packet, hop);
+        self.emit_fast(packet, hop);
     }
 
     /// A TCP or UDP packet whose tuple is in no connection.
@@ -373,7 +396,8 @@ impl<Io: BurstIo> Worker<Io> {
     }
 
     /// Frees a packet that goes no further, and counts why.
-    #[inline]
+    #[cold]
+    #[inline(never)]
     pub(super) fn discard(&mut self, packet: Io::Buf, reason: DropReason) {
         drop(packet);
         self.stats.drop_counter(reason).add(1);

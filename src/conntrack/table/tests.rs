@@ -43,9 +43,8 @@ fn connection(n: u16) -> Entry {
 fn find_client(table: &ConnTable, tuple: &ClientTuple) -> Option<SlotIx> {
     let hash = table.client_hash(tuple);
     table.prefetch_bucket(hash);
-    table.prefetch_candidates(hash);
     let found = table.find_client(hash, tuple);
-    let as_packet = table.find(hash, &tuple.into());
+    let as_packet = find_packet(table, hash, &tuple.into());
     assert_eq!(as_packet, found.map(|slot| (slot, Direction::Forward)));
     found
 }
@@ -53,8 +52,22 @@ fn find_client(table: &ConnTable, tuple: &ClientTuple) -> Option<SlotIx> {
 fn find_server(table: &ConnTable, tuple: &ServerTuple) -> Option<SlotIx> {
     let hash = table.server_hash(tuple);
     let found = table.find_server(hash, tuple);
-    let as_packet = table.find(hash, &tuple.into());
+    let as_packet = find_packet(table, hash, &tuple.into());
     assert_eq!(as_packet, found.map(|slot| (slot, Direction::Reverse)));
+    found
+}
+
+/// A packet's look-up, whose outcome no candidate, however stale, may change.
+fn find_packet(table: &ConnTable, hash: u64, tuple: &FlowTuple) -> Option<(SlotIx, Direction)> {
+    let found = table.find(hash, tuple);
+    let named = table.prefetch_candidate(hash);
+    assert_eq!(table.find_candidate(named, hash, tuple), found);
+    for slot in (0..table.capacity().min(64) as u32).map(SlotIx) {
+        for direction in [Direction::Forward, Direction::Reverse] {
+            let stale = Some((slot, direction));
+            assert_eq!(table.find_candidate(stale, hash, tuple), found);
+        }
+    }
     found
 }
 
