@@ -25,7 +25,7 @@ mod ring;
 mod rss;
 mod setup;
 
-pub use clock::Clock;
+pub use clock::{Clock, thread_cpu_ns};
 pub use eal::{Eal, EalConfig, Memory};
 pub use error::{Errno, Error};
 pub use io::DpdkIo;

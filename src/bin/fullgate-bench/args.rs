@@ -1,0 +1,138 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Measures the gateway's packet path on one core, without a network.
+#[derive(Parser, Debug)]
+#[command(name = "fullgate-bench", version)]
+pub struct Args {
+    #[command(subcommand)]
+    pub mode: Mode,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Mode {
+    /// Packets of established connections.
+    Packets(Packets),
+    /// Whole connections, from SYN to the last acknowledgement.
+    Connections(Connections),
+    /// Draws packets/s and cycles against the number of flows, as SVG.
+    Plot(Plot),
+}
+
+#[derive(clap::Args, Debug)]
+pub struct Common {
+    /// Real servers.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub servers: u16,
+    /// Local addresses; by default as many as the connections need.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub locals: Option<u16>,
+    /// Measured runs; what is reported is the median run.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    pub runs: u16,
+    /// Bursts on the wire before the worker polls: what a NIC has written
+    /// before the processor looks is no longer in its first-level cache.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub ahead: u16,
+    /// Packet buffers on huge pages; without, on ordinary memory.
+    #[arg(long)]
+    pub hugepages: bool,
+    /// Pins the process to a core.
+    #[arg(long)]
+    pub core: Option<u32>,
+    /// One JSON object instead of text.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(clap::Args, Debug)]
+pub struct Packets {
+    #[command(flatten)]
+    pub common: Common,
+    /// Established connections.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    pub flows: u32,
+    /// Bytes of a packet on the wire, frame checksum included.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(64..=1518))]
+    pub packet_size: u16,
+    /// In which order the flows' packets come.
+    #[arg(long, value_enum, default_value_t = Order::Random)]
+    pub order: Order,
+    /// From clients, from servers, or one of each in turn.
+    #[arg(long, value_enum, default_value_t = Directions::Forward)]
+    pub direction: Directions,
+    /// Protocol of the flows.
+    #[arg(long, value_enum, default_value_t = Proto::Tcp)]
+    pub proto: Proto,
+    /// Share of packets that belong to a flow; the others match none.
+    #[arg(long, default_value_t = 1.0, value_parser = share)]
+    pub hit_ratio: f64,
+    /// Seconds of the worker's own time in a run.
+    #[arg(long, default_value_t = 1.0, conflicts_with = "packets")]
+    pub seconds: f64,
+    /// Packets in a run, instead of seconds.
+    #[arg(long)]
+    pub packets: Option<u64>,
+    /// Measures a forwarder that only swaps MAC addresses instead.
+    #[arg(long, conflicts_with = "compare")]
+    pub baseline: bool,
+    /// Measures that forwarder and the gateway in turn.
+    #[arg(long)]
+    pub compare: bool,
+}
+
+#[derive(clap::Args, Debug)]
+pub struct Connections {
+    #[command(flatten)]
+    pub common: Common,
+    /// Connections under way at a time.
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub concurrent: u32,
+    /// Connections that are over and rest in the table, at most: each new one
+    /// finds one to expire. 60 s of TIME-WAIT at the measured rate would be
+    /// many more; what they cost is memory.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(100_000..=50_000_000))]
+    pub resting: u32,
+    /// Connections in a run.
+    #[arg(long, default_value_t = 500_000)]
+    pub connections: u64,
+}
+
+#[derive(clap::Args, Debug)]
+pub struct Plot {
+    /// Files of JSON objects as `packets --json` writes them, one a line.
+    #[arg(required = true)]
+    pub input: Vec<PathBuf>,
+    /// Where the drawing goes.
+    #[arg(long, short)]
+    pub output: PathBuf,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Order {
+    Seq,
+    Random,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Directions {
+    Forward,
+    Reverse,
+    Both,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Proto {
+    Tcp,
+    Udp,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("give a number from 0 to 1".into()),
+    }
+}

@@ -1,0 +1,47 @@
+//! `fullgate-bench`: how many cycles the gateway adds to a packet.
+//!
+//! Runs the worker as the gateway runs it, on one thread in lock-step with a
+//! generator: packets are made, put on a wire in memory (DPDK's ring driver),
+//! the worker polls until it has seen them all, and a sink takes what it sent.
+//! Only the polls are timed. So nothing of the figures depends on a second
+//! core, and other load on the machine shows as less, not as other figures.
+//!
+//! docs/performance.md says what the figures mean.
+#![deny(unsafe_code)]
+
+mod args;
+mod baseline;
+mod connections;
+mod flows;
+mod frame;
+mod gateway;
+mod measure;
+mod packets;
+mod plot;
+mod report;
+mod wire;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Args, Mode};
+
+type Failure = Box<dyn Error>;
+
+fn main() -> ExitCode {
+    env_logger::Builder::new().parse_filters("warn").init();
+    let outcome = match Args::parse().mode {
+        Mode::Packets(args) => packets::run(&args),
+        Mode::Connections(args) => connections::run(&args),
+        Mode::Plot(args) => plot::run(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("fullgate-bench: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! What a measurement says: for people, or as one JSON object a line.
+
+use serde::Serialize;
+
+use fullgate::dpdk::Clock;
+use fullgate::stats::{DropReason, WorkerStats};
+
+use super::Failure;
+use super::measure::{Meter, core_cycles_per_tsc};
+
+/// Figures of one run.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Run {
+    pub packets: u64,
+    /// Packets the worker can see to in a second of its core.
+    pub packets_per_second: f64,
+    /// TSC cycles of processor time in the worker, for each packet.
+    pub cycles_per_packet: f64,
+    /// TSC cycles of the median poll, for each packet of a full poll.
+    pub median_cycles_per_packet: f64,
+    /// TSC cycles of a poll.
+    pub poll_p50: u64,
+    pub poll_p99: u64,
+    pub poll_p999: u64,
+}
+
+impl Run {
+    /// `in_poll` packets are in a full poll.
+    pub fn new(meter: &Meter, clock: &Clock, in_poll: u64) -> Self {
+        let seconds = meter.cpu_ns as f64 / 1e9;
+        let cycles = seconds * tsc_hz(clock);
+        let p50 = meter.polls.percentile(0.5);
+        Self {
+            packets: meter.packets,
+            packets_per_second: meter.packets as f64 / seconds,
+            cycles_per_packet: cycles / meter.packets as f64,
+            median_cycles_per_packet: p50 as f64 / in_poll as f64,
+            poll_p50: p50,
+            poll_p99: meter.polls.percentile(0.99),
+            poll_p999: meter.polls.percentile(0.999),
+        }
+    }
+
+    fn print(&self, name: &str) {
+        println!(
+            "{name:<9} {:>7.2} Mpps  {:>6.1} cycles/packet (median poll {:.1})  poll p50 {} p99 {} p99.9 {}",
+            self.packets_per_second / 1e6,
+            self.cycles_per_packet,
+            self.median_cycles_per_packet,
+            self.poll_p50,
+            self.poll_p99,
+            self.poll_p999,
+        );
+    }
+}
+
+/// The run in the middle.
+pub fn median(mut runs: Vec<Run>) -> Option<Run> {
+    runs.sort_by(|a, b| a.cycles_per_packet.total_cmp(&b.cycles_per_packet));
+    let middle = runs.len() / 2;
+    runs.get(middle).copied()
+}
+
+pub fn tsc_hz(clock: &Clock) -> f64 {
+    clock.cycles_per_ms() as f64 * 1e3
+}
+
+/// Where it was measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Machine {
+    pub cpu: String,
+    pub tsc_mhz: f64,
+    /// Cycles of the core for one of the TSC.
+    pub core_cycles_per_tsc: f64,
+    pub hugepages: bool,
+    pub version: &'static str,
+}
+
+impl Machine {
+    pub fn here(clock: &Clock, hugepages: bool) -> Self {
+        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let cpu = cpuinfo
+            .lines()
+            .find_map(|line| line.strip_prefix("model name"))
+            .and_then(|rest| rest.split(':').nth(1))
+            .map_or_else(|| "unknown".into(), |name| name.trim().to_owned());
+        Self {
+            cpu,
+            tsc_mhz: tsc_hz(clock) / 1e6,
+            core_cycles_per_tsc: core_cycles_per_tsc(),
+            hugepages,
+            version: env!("CARGO_PKG_VERSION"),
+        }
+    }
+
+    pub fn print(&self) {
+        println!(
+            "{}; TSC {:.0} MHz, the core runs {:.2} cycles for one of it; buffers on {} pages",
+            self.cpu,
+            self.tsc_mhz,
+            self.core_cycles_per_tsc,
+            if self.hugepages { "huge" } else { "ordinary" },
+        );
+    }
+}
+
+/// Packets of established connections.
+#[derive(Clone, Debug, Serialize)]
+pub struct PacketsReport {
+    pub mode: &'static str,
+    pub flows: u32,
+    pub packet_size: u16,
+    pub order: String,
+    pub direction: String,
+    pub proto: String,
+    pub servers: u16,
+    pub locals: u16,
+    pub hit_ratio: f64,
+    pub packets_in_poll: u64,
+    pub runs: u16,
+    pub gateway: Option<Run>,
+    pub baseline: Option<Run>,
+    /// Cycles a packet, the gateway's less the baseline's.
+    pub added_cycles: Option<f64>,
+    /// Packets/s, the gateway's by the baseline's.
+    pub ratio: Option<f64>,
+    /// Growth of the process's resident memory by the connections, each.
+    pub bytes_per_connection: f64,
+    /// Resident memory of the process before the first connection, the
+    /// generator's included.
+    pub fixed_bytes: u64,
+    pub drops: Vec<(&'static str, u64)>,
+    pub machine: Machine,
+}
+
+impl PacketsReport {
+    pub fn print(&self, json: bool) -> Result<(), Failure> {
+        if json {
+            println!("{}", serde_json::to_string(self)?);
+            return Ok(());
+        }
+        println!(
+            "{} {} flows, {} order, {}, {} bytes, {} servers, {} local addresses, hit ratio {}; median of {} runs",
+            self.flows,
+            self.proto,
+            self.order,
+            self.direction,
+            self.packet_size,
+            self.servers,
+            self.locals,
+            self.hit_ratio,
+            self.runs,
+        );
+        if let Some(run) = &self.gateway {
+            run.print("gateway");
+        }
+        if let Some(run) = &self.baseline {
+            run.print("MAC swap");
+        }
+        if let (Some(added), Some(ratio)) = (self.added_cycles, self.ratio) {
+            println!("added     {added:.1} cycles/packet; {ratio:.2} of the MAC swap's packets/s");
+        }
+        println!(
+            "memory    {:.1} bytes/connection, and {} MB without any",
+            self.bytes_per_connection,
+            self.fixed_bytes >> 20,
+        );
+        print_drops(&self.drops);
+        self.machine.print();
+        Ok(())
+    }
+}
+
+/// Whole connections.
+#[derive(Clone, Debug, Serialize)]
+pub struct ConnectionsReport {
+    pub mode: &'static str,
+    pub packets_per_connection: u64,
+    pub concurrent: u32,
+    pub resting: u32,
+    pub servers: u16,
+    pub locals: u16,
+    pub runs: u16,
+    pub connections_per_second: f64,
+    pub cycles_per_connection: f64,
+    pub gateway: Run,
+    pub drops: Vec<(&'static str, u64)>,
+    pub machine: Machine,
+}
+
+impl ConnectionsReport {
+    pub fn print(&self, json: bool) -> Result<(), Failure> {
+        if json {
+            println!("{}", serde_json::to_string(self)?);
+            return Ok(());
+        }
+        println!(
+            "connections of {} packets, {} at a time, {} resting, {} servers, {} local addresses; median of {} runs",
+            self.packets_per_connection,
+            self.concurrent,
+            self.resting,
+            self.servers,
+            self.locals,
+            self.runs,
+        );
+        println!(
+            "gateway   {:.3} M connections/s, {:.0} cycles/connection",
+            self.connections_per_second / 1e6,
+            self.cycles_per_connection,
+        );
+        self.gateway.print("packets");
+        print_drops(&self.drops);
+        self.machine.print();
+        Ok(())
+    }
+}
+
+/// What the gateway did not forward, by reason.
+pub fn drops(stats: &WorkerStats) -> Vec<(&'static str, u64)> {
+    DropReason::ALL
+        .iter()
+        .map(|&reason| (reason.name(), stats.drop_counter(reason).get()))
+        .filter(|&(_, count)| count > 0)
+        .collect()
+}
+
+fn print_drops(drops: &[(&'static str, u64)]) {
+    for (reason, count) in drops {
+        println!("dropped   {count} {reason}");
+    }
+}
