@@ -33,25 +33,29 @@ pub fn list(cases: &mut Vec<Case>) {
     );
 }
 
-/// Every byte arrives as it was sent, up and then down.
 fn gigabyte_each_way(plan: &Plan) {
+    each_way(plan, TRANSFER);
+}
+
+/// Every byte arrives as it was sent, up and then down.
+pub(super) fn each_way(plan: &Plan, bytes: u64) {
     let service = Service::new(plan, "t", Protocol::Tcp, 7000, &[1]);
     let lab = Lab::start(plan, std::slice::from_ref(&service));
     let (tell, told) = mpsc::channel();
     let _server = TcpServer::start(lab.server(0), service.servers[0].address, move |s, peer| {
         let received = pattern::receive(s);
         tell.send((received, peer)).expect("the test listens");
-        pattern::send(s, TRANSFER);
+        pattern::send(s, bytes);
     });
     lab.client().run(move || {
         let source = SocketAddrV4::new(plan.client(), 0);
         let mut stream = tcp::connect(source, service.vip()).expect("connect").stream;
-        pattern::send(&stream, TRANSFER);
+        pattern::send(&stream, bytes);
         stream.shutdown(Shutdown::Write).expect("close the half");
         let (received, peer) = told.recv_timeout(Duration::from_secs(60)).expect("a count");
-        assert_eq!(received, TRANSFER);
+        assert_eq!(received, bytes);
         assert!(plan.is_local(*peer.ip()), "the server saw {peer}");
-        assert_eq!(pattern::receive(&stream), TRANSFER);
+        assert_eq!(pattern::receive(&stream), bytes);
         assert_eq!(stream.read(&mut [0]).expect("the end"), 0);
     });
 }

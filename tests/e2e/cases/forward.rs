@@ -33,7 +33,7 @@ pub fn list(cases: &mut Vec<Case>) {
 
 /// One-shot requests are spread by weight, keep-alive ones stay at a server,
 /// and nothing takes long enough to have waited for a timer.
-fn http_requests(plan: &Plan) {
+pub(super) fn http_requests(plan: &Plan) {
     let _memory = plan.hugepages();
     let web = Service::new(plan, "web", Protocol::Tcp, 80, &[2, 1, 1]);
     let lab = Lab::start(plan, std::slice::from_ref(&web));
@@ -85,7 +85,7 @@ fn check_spread(plan: &Plan, spread: &BTreeMap<&str, usize>) {
 
 /// Every datagram is answered, from the VIP, by a server that saw a local
 /// address; a client's socket keeps its server.
-fn udp_requests(plan: &Plan) {
+pub(super) fn udp_requests(plan: &Plan) {
     let _memory = plan.hugepages();
     let dns = Service::new(plan, "dns", Protocol::Udp, 53, &[1, 1, 1]);
     let lab = Lab::start(plan, std::slice::from_ref(&dns));

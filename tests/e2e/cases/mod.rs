@@ -1,6 +1,7 @@
 //! The list of all cases, and what they share.
 
 mod bulk;
+mod drivers;
 mod forward;
 mod icmp;
 mod never;
@@ -13,7 +14,7 @@ use std::collections::BTreeMap;
 use crate::Case;
 use crate::harness::machine::Need;
 use crate::harness::nginx::Nginx;
-use crate::harness::plan::{Arms, Kind, Layout, Plan, Service};
+use crate::harness::plan::{Arms, Driver, Kind, Layout, Plan, Service};
 use crate::harness::topology::Lab;
 
 /// Every case, in the order in which they run.
@@ -26,6 +27,7 @@ pub fn all() -> Vec<Case> {
     startup::list(&mut cases);
     never::list(&mut cases);
     soak::list(&mut cases);
+    drivers::list(&mut cases);
     cases
 }
 
@@ -42,7 +44,11 @@ fn add(cases: &mut Vec<Case>, name: &str, plans: &[Plan], body: fn(&Plan)) {
             Need::Tool("ping"),
         ];
         match plan.kind {
-            Kind::Fullgate => needs.push(Need::Tun),
+            Kind::Fullgate => needs.extend(match plan.driver {
+                Driver::Tap => vec![Need::Tun],
+                Driver::AfPacket => vec![Need::Tool("ethtool")],
+                Driver::AfXdp => vec![Need::Tool("ethtool"), Need::AfXdp],
+            }),
             Kind::Kernel => needs.push(Need::Tool("nft")),
         }
         if plan.hugepages {
@@ -61,6 +67,11 @@ fn variant(plan: &Plan) -> String {
         Kind::Kernel => "kernel".to_owned(),
         Kind::Fullgate => "fullgate".to_owned(),
     };
+    match plan.driver {
+        Driver::Tap => {}
+        Driver::AfPacket => name += "-afpacket",
+        Driver::AfXdp => name += "-afxdp",
+    }
     if plan.arms == Arms::One {
         name += "-onearm";
     } else if plan.layout == Layout::Apart {

@@ -13,7 +13,8 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::gateway::{Attachment, Gateway};
-use super::plan::{Arms, Plan, Service};
+use super::netns::{self, Netns};
+use super::plan::{Arms, Driver, Plan, Service};
 use super::process::Process;
 
 /// DPDK probes buses and reserves memory before the admin socket opens.
@@ -49,14 +50,21 @@ impl Config {
         );
         for (index, port) in ports.iter().enumerate() {
             let (name, address) = [("wan", "10.1.0.1/24"), ("lan", "10.2.0.1/24")][index];
+            let device = port.device;
+            let (device, netns) = match plan.driver {
+                Driver::Tap => (format!("tap:{device}"), Some(port.netns.name())),
+                Driver::AfPacket => (format!("vdev:net_af_packet{index},iface={device}"), None),
+                Driver::AfXdp => (format!("vdev:net_af_xdp{index},iface={device}"), None),
+            };
             write!(
                 head,
-                "\n[[port]]\nname = \"{name}\"\ndevice = \"tap:{}\"\nnetns = \"{}\"\n\
-                 addresses = [\"{address}\"]\n",
-                port.device,
-                port.netns.name()
+                "\n[[port]]\nname = \"{name}\"\ndevice = \"{device}\"\n\
+                 addresses = [\"{address}\"]\n"
             )
             .expect("write to a string");
+            if let Some(netns) = netns {
+                writeln!(head, "netns = \"{netns}\"").expect("write to a string");
+            }
         }
         for (to, via, wanted) in [
             ("10.4.0.0/24", "10.1.0.254", plan.far_client),
@@ -123,6 +131,8 @@ pub fn port_count(plan: &Plan) -> usize {
 pub struct Fullgate {
     process: Process,
     config: Config,
+    /// Where it and its ends of the veth pairs are, if it is on any.
+    _netns: Option<Netns>,
 }
 
 impl Fullgate {
@@ -137,10 +147,23 @@ impl Fullgate {
         assert_eq!(ports.len(), port_count(plan));
         let config = Config::new(unique, directory, plan, ports);
         config.write(services);
+        let netns = (plan.driver != Driver::Tap).then(|| {
+            let netns = Netns::new(unique, "gw");
+            for port in ports {
+                netns::connect((&netns, port.device), (port.netns, port.device));
+                port.netns.frames_as_on_a_wire(port.device);
+            }
+            netns
+        });
         let arguments = ["--config".as_ref(), config.file.as_os_str()];
-        let mut process = Process::start(None, directory, "fullgate", binary(), &arguments);
+        let mut process =
+            Process::start(netns.as_ref(), directory, "fullgate", binary(), &arguments);
         process.until(START_LIMIT, || call(&config.socket, "ping", json!({})).ok());
-        Self { process, config }
+        Self {
+            process,
+            config,
+            _netns: netns,
+        }
     }
 
     pub fn config(&self) -> &Config {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
+use socket2::{Domain, Socket, Type};
 
 const HUGEPAGES: &str = "/proc/sys/vm/nr_hugepages";
 
@@ -13,6 +14,7 @@ const HUGEPAGES: &str = "/proc/sys/vm/nr_hugepages";
 pub enum Need {
     Root,
     Tun,
+    AfXdp,
     Hugepages,
     Tool(&'static str),
 }
@@ -24,6 +26,11 @@ impl Need {
             Self::Root => (!geteuid().is_root()).then(|| "not root".to_owned()),
             Self::Tun => {
                 (!Path::new("/dev/net/tun").exists()).then(|| "no /dev/net/tun".to_owned())
+            }
+            Self::AfXdp => {
+                let socket = Socket::new(Domain::from(libc::AF_XDP), Type::RAW, None);
+                let error = socket.err()?;
+                Some(format!("no AF_XDP sockets: {error}"))
             }
             Self::Hugepages => {
                 if !geteuid().is_root() {

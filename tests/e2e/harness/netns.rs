@@ -99,6 +99,13 @@ impl Netns {
             .unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
     }
 
+    /// Has `device` send frames with checksums, and none above its MTU: over a
+    /// veth the kernel leaves both to whoever sends the packet on a wire.
+    pub fn frames_as_on_a_wire(&self, device: &str) {
+        let arguments = ["netns", "exec", &self.name, "ethtool", "-K", device];
+        run("ip", &[&arguments[..], &["tx", "off"]].concat());
+    }
+
     /// Loads an nftables ruleset inside, as one transaction.
     pub fn nft(&self, ruleset: &str) {
         let mut child = Command::new("ip")

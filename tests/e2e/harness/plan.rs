@@ -14,6 +14,17 @@ pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
 /// The address clients connect to.
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 100);
 
+/// What a port of fullgate is on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Driver {
+    /// A TAP that fullgate makes in the host's namespace.
+    Tap,
+    /// The gateway's end of a veth pair, through a packet socket.
+    AfPacket,
+    /// The same, through an AF_XDP socket.
+    AfXdp,
+}
+
 /// Which implementation stands between client and servers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
@@ -109,6 +120,8 @@ impl Service {
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub kind: Kind,
+    /// Of fullgate's ports.
+    pub driver: Driver,
     pub arms: Arms,
     pub layout: Layout,
     /// Number of real-server hosts.
@@ -134,6 +147,7 @@ impl Plan {
     pub fn new(kind: Kind) -> Self {
         Self {
             kind,
+            driver: Driver::Tap,
             arms: Arms::Two,
             layout: Layout::Together,
             servers: 3,
