@@ -131,12 +131,20 @@ def measure(arguments):
         "servers": arguments.servers.split(","),
         "ksoftirqd": ksoftirqd(),
     }
-    result = run_once(arguments, pids)
-    while result["other_cores"] > QUIET and time.time() < arguments.patience_ends:
-        time.sleep(1)
-        again = run_once(arguments, pids)
-        if again["other_cores"] < result["other_cores"]:
-            result = again
+    try:
+        result = run_once(arguments, pids)
+        while result["other_cores"] > QUIET and time.time() < arguments.patience_ends:
+            time.sleep(1)
+            again = run_once(arguments, pids)
+            if again["other_cores"] < result["other_cores"]:
+                result = again
+    except FileNotFoundError as error:
+        result = {
+            "contender": arguments.contender,
+            "round": arguments.round,
+            "kind": arguments.kind,
+            "failed": f"gateway or server ended: {error.filename}",
+        }
     if "failed" in result:
         print(f"  {arguments.kind}: failed: {result['failed']}", file=sys.stderr)
     with open(arguments.results, "a") as file:
@@ -160,8 +168,10 @@ def others(run):
 
 def summary(runs):
     """The medians of one contender's runs, by kind."""
+    good = [run for run in runs if "failed" not in run]
+
     def middle(kind, value):
-        values = [value(run) for run in runs if run["kind"] == kind and "failed" not in run]
+        values = [value(run) for run in good if run["kind"] == kind]
         return median(values) if values else None
 
     def cores(kind, who, what):
@@ -180,10 +190,10 @@ def summary(runs):
         "softirq_cores": cores("keep-alive", "machine", "softirq"),
         "own_us": middle("keep-alive", lambda run: own(run) * 1e6 / run["requests"]),
         "own_us_one_shot": middle("one-shot", lambda run: own(run) * 1e6 / run["requests"]),
-        "other_cores": median(run["other_cores"] for run in runs),
-        "errors": sum(run.get("errors", 0) for run in runs),
-        "failed": sum("failed" in run for run in runs),
-        "timeouts": sum(run["timeouts"] for run in runs),
+        "other_cores": median(run["other_cores"] for run in good) if good else None,
+        "errors": sum(run.get("errors", 0) for run in good),
+        "failed": len(runs) - len(good),
+        "timeouts": sum(run["timeouts"] for run in good),
     }
 
 
@@ -221,6 +231,7 @@ def version(*command):
 def about(arguments, runs):
     cpu = next((line.partition(":")[2].strip() for line in open("/proc/cpuinfo")
                 if line.startswith("model name")), "unknown")
+    runs = [run for run in runs if "cpu_seconds" in run]
     wall = sum(run["wall_seconds"] for run in runs) or 1
     return {
         "date": time.strftime("%Y-%m-%d"),
@@ -238,7 +249,7 @@ def report(arguments):
     runs = [json.loads(line) for line in Path(arguments.results).read_text().splitlines()]
     contenders = {
         name: summary([run for run in runs if run["contender"] == name])
-        for name in titles if name not in missing
+        for name in titles
     }
     facts = about(arguments, runs)
     print(f"{facts['date']}, commit {facts['commit']}; {facts['machine']}")
@@ -247,7 +258,7 @@ def report(arguments):
     print("| between client and server | " + " | ".join(name for name, _, _ in COLUMNS) + " |")
     print("| --- |" + " ---: |" * len(COLUMNS))
     for name, title in titles.items():
-        if name in missing:
+        if name in missing and not any(run["contender"] == name for run in runs):
             print(f"| {title} | not available: {missing[name]} |" + " |" * (len(COLUMNS) - 1))
             continue
         row = contenders[name]
@@ -256,6 +267,9 @@ def report(arguments):
     for name, row in contenders.items():
         if row["errors"] or row["failed"]:
             print(f"\n{titles[name]}: {row['errors']} requests and {row['failed']} runs failed.")
+    for name in missing:
+        if any(run["contender"] == name for run in runs):
+            print(f"\n{titles[name]}: did not start again: {missing[name]}")
     if arguments.json:
         everything = {"about": facts, "medians": contenders, "unavailable": missing, "runs": runs}
         Path(arguments.json).write_text(json.dumps(everything, indent=1) + "\n")
