@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -18,13 +18,16 @@ use fullgate::arena::Arena;
 use fullgate::conntrack::hash::HashKey;
 use fullgate::conntrack::isn::IsnSecret;
 use fullgate::conntrack::table::ConnTable;
+use fullgate::control::cli::{DaemonArgs, DaemonCommand};
 use fullgate::control::config::{self, Config, SteeringChoice};
 use fullgate::control::lock::InstanceLock;
 use fullgate::control::management::{
     Alive, Management, PortReading, PortStatus, Setup, Signals, WorkerLink,
 };
+use fullgate::control::preflight::preflight;
 use fullgate::control::socket::{AdminSocket, Limits};
 use fullgate::control::state::State;
+use fullgate::control::supervisor;
 use fullgate::dpdk::{
     self, Clock, Device, DpdkIo, Eal, EalConfig, Mbuf, Memory, Mempool, PoolConfig, Port,
     PortConfig, RssStatus,
@@ -50,35 +53,21 @@ const HANDOVER_DEPTH: usize = 1_024;
 /// Rounds without work before a worker sleeps, where it may.
 const EMPTY_POLLS: u32 = 100;
 
-/// A FULLNAT layer-4 load-balancing gateway.
-#[derive(Parser, Debug)]
-#[command(name = "fullgate", version)]
-struct Args {
-    /// The configuration file.
-    #[arg(
-        long,
-        value_name = "FILE",
-        default_value = "/etc/fullgate/fullgate.toml"
-    )]
-    config: PathBuf,
-    /// Check the configuration and exit.
-    #[arg(long)]
-    check: bool,
-    /// What to log, such as "info" or "warn,dpdk=debug"; else RUST_LOG says.
-    #[arg(long, value_name = "FILTER")]
-    log: Option<String>,
-}
-
 type Failure = Box<dyn Error>;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = DaemonArgs::parse();
     let filter = args.log.clone().or_else(|| std::env::var("RUST_LOG").ok());
     env_logger::Builder::new()
         .parse_filters(filter.as_deref().unwrap_or("warn"))
         .init();
 
-    let checked = match Config::load(&args.config) {
+    let path = match &args.command {
+        Some(DaemonCommand::Check { file }) => file,
+        Some(DaemonCommand::Preflight { config }) => config,
+        None => &args.config,
+    };
+    let checked = match Config::load(path) {
         Ok(checked) => checked,
         Err(problem) => {
             eprintln!("fullgate: {problem}");
@@ -88,16 +77,26 @@ fn main() -> ExitCode {
     for warning in &checked.warnings {
         log::warn!("{warning}");
     }
-    if args.check {
-        println!("{}: ok", args.config.display());
-        return ExitCode::SUCCESS;
-    }
-    match serve(checked.config, &args.config) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("fullgate: {failure}");
-            ExitCode::FAILURE
+    match args.command {
+        Some(DaemonCommand::Check { file }) => {
+            println!("{}: ok", file.display());
+            ExitCode::SUCCESS
         }
+        Some(DaemonCommand::Preflight { .. }) => {
+            let report = preflight(Path::new("/"), &checked.config);
+            print!("{report}");
+            match report.is_ready() {
+                true => ExitCode::SUCCESS,
+                false => ExitCode::FAILURE,
+            }
+        }
+        None => match serve(checked.config, path) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => {
+                eprintln!("fullgate: {failure}");
+                ExitCode::FAILURE
+            }
+        },
     }
 }
 
@@ -170,6 +169,7 @@ fn serve(config: Config, config_path: &Path) -> Result<(), Failure> {
         signals,
     });
     println!("fullgate: ready");
+    supervisor::ready();
     let outcome = management.run();
 
     drop(socket);

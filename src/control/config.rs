@@ -22,7 +22,9 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 
 pub use edit::request;
+pub(super) use network::POOL_MAX;
 pub use problem::Problem;
+pub(super) use units::{parse_addresses, parse_endpoint};
 
 use crate::conntrack::timeouts::Timeouts;
 use crate::service::schedule::Scheduler;

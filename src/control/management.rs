@@ -27,6 +27,7 @@ use super::config::{Checked, Config};
 use super::rpc::{Error, Outcome};
 use super::socket::Call;
 use super::state::State;
+use super::supervisor::{self, Watchdog};
 use crate::conntrack::entry::Entry;
 use crate::ids::{PortIx, WorkerIx};
 use crate::stats::WorkerStats;
@@ -134,6 +135,7 @@ pub struct Management {
     collected: Instant,
     stopped: Vec<bool>,
     stopping: Option<Instant>,
+    watchdog: Watchdog,
 }
 
 impl Management {
@@ -162,6 +164,7 @@ impl Management {
             collected: now,
             stopped: vec![false; count],
             stopping: None,
+            watchdog: Watchdog::from_env(now),
         };
         // The workers were made with the first snapshot, and say so like of
         // every other.
@@ -197,6 +200,7 @@ impl Management {
     }
 
     fn stop(&mut self, now: Instant) {
+        supervisor::stopping();
         self.stopping = Some(now + STOP_PATIENCE);
         for worker in &mut self.workers {
             worker.send(Command::Stop);
@@ -223,6 +227,7 @@ impl Management {
 
     /// One round. Waits at most `wait`, and only for a request.
     fn step(&mut self, now: Instant, wait: Duration) {
+        self.watchdog.tick(now);
         self.take_replies(now);
         if self.signals.take_reload() {
             self.queue_change(self.reload(), None, now);
@@ -330,6 +335,7 @@ impl Management {
     fn reload(&self) -> Edit {
         let path = self.config_path.clone();
         Box::new(move |_| {
+            supervisor::reloading();
             let checked = Config::load(&path);
             checked.map_err(|problem| {
                 log::error!("reload rejected, the old configuration stays in force: {problem}");
@@ -350,7 +356,10 @@ impl Management {
                     self.changes.begin(taking, reply, deadline);
                     self.send_updates(updates);
                 }
-                Err(error) => answer(reply, Err(error)),
+                Err(error) => {
+                    supervisor::ready();
+                    answer(reply, Err(error));
+                }
             }
         }
         if self.changes.is_idle() && now.saturating_duration_since(self.collected) >= COLLECT_EVERY
@@ -426,6 +435,8 @@ impl Management {
             generation,
             warnings,
         } = complete.tag;
+        // Whatever changed, no reload is under way any more.
+        supervisor::ready();
         answer(
             complete.reply,
             Ok(methods::value(&api::Changed {

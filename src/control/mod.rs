@@ -5,9 +5,11 @@
 pub mod api;
 pub mod cli;
 pub mod config;
-
+pub mod import;
 pub mod lock;
 pub mod management;
+pub mod preflight;
 pub mod rpc;
 pub mod socket;
 pub mod state;
+pub mod supervisor;

@@ -49,8 +49,30 @@ pub(super) enum Command {
     Reload,
     /// Check a configuration file; needs no running fullgate.
     Check { file: PathBuf },
+    /// Make a configuration out of another load balancer's; needs no running
+    /// fullgate. What can't be carried over is told on standard error.
+    Import {
+        #[command(subcommand)]
+        from: Import,
+    },
     /// Show which version runs.
     Version,
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum Import {
+    /// The rules that "ipvsadm -Sn" prints.
+    Ipvsadm {
+        /// The file; "-" is standard input.
+        #[arg(default_value = "-")]
+        file: PathBuf,
+    },
+    /// A keepalived.conf.
+    Keepalived {
+        /// The file; "-" is standard input.
+        #[arg(default_value = "-")]
+        file: PathBuf,
+    },
 }
 
 #[derive(Subcommand, Debug)]
@@ -261,9 +283,9 @@ pub(super) enum Server {
 }
 
 impl Command {
-    /// The method and its parameters.
-    pub(super) fn request(&self) -> (&'static str, Value) {
-        match self {
+    /// The method and its parameters; none where no running fullgate is asked.
+    pub(super) fn request(&self) -> Option<(&'static str, Value)> {
+        Some(match self {
             Self::Show { what } => what.request(),
             Self::Service { change } => match change {
                 Service::Add { name, vip, keys } => ("service.add", keys.params(name, Some(vip))),
@@ -274,9 +296,9 @@ impl Command {
             },
             Self::Server { change } => change.request(),
             Self::Reload => ("reload", none()),
-            Self::Check { file } => ("config.check", json!({"path": file})),
             Self::Version => ("version", none()),
-        }
+            Self::Check { .. } | Self::Import { .. } => return None,
+        })
     }
 }
 
@@ -361,7 +383,7 @@ mod tests {
 
     fn request(line: &str) -> (&'static str, Value) {
         let cli = Cli::try_parse_from(line.split_whitespace()).expect("arguments");
-        cli.command.request()
+        cli.command.request().expect("a request")
     }
 
     #[test]

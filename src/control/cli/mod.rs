@@ -3,21 +3,30 @@
 
 mod args;
 mod client;
+mod daemon;
 mod show;
 mod table;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use serde_json::{Value, json};
 
-use self::args::{Cli, Command, Show};
+use self::args::{Cli, Command, Import, Show};
 use self::client::{CallError, Client};
 use crate::control::api;
 use crate::control::config::Config;
+use crate::control::import;
+
+pub use self::daemon::{DaemonArgs, DaemonCommand};
+
+/// The command lines of both programs, for their manuals and completions.
+pub fn commands() -> [clap::Command; 2] {
+    [DaemonArgs::command(), Cli::command()]
+}
 
 /// Runs the program on the process's arguments.
 pub fn run() -> ExitCode {
@@ -38,8 +47,35 @@ pub fn run() -> ExitCode {
 fn output(cli: &Cli) -> Result<String, String> {
     match &cli.command {
         Command::Check { file } => check(file, cli.json),
+        Command::Import { from } => import(from),
         command => call(cli, command).map_err(|error| error.to_string()),
     }
+}
+
+fn import(from: &Import) -> Result<String, String> {
+    let (Import::Ipvsadm { file } | Import::Keepalived { file }) = from;
+    let shown = file.display();
+    let mut bytes = Vec::new();
+    if file == Path::new("-") {
+        std::io::stdin().read_to_end(&mut bytes)
+    } else {
+        std::fs::File::open(file).and_then(|mut file| file.read_to_end(&mut bytes))
+    }
+    .map_err(|error| format!("{shown}: can't be read: {error}"))?;
+    let text = String::from_utf8_lossy(&bytes);
+    let imported = match from {
+        Import::Ipvsadm { .. } => import::ipvsadm(&text),
+        Import::Keepalived { .. } => import::keepalived(&text),
+    };
+    for note in &imported.notes {
+        eprintln!("{shown}:{note}");
+    }
+    if imported.services == 0 {
+        return Err(format!(
+            "{shown}: there is no service that can be carried over"
+        ));
+    }
+    Ok(imported.toml)
 }
 
 fn check(file: &Path, json: bool) -> Result<String, String> {
@@ -54,7 +90,9 @@ fn check(file: &Path, json: bool) -> Result<String, String> {
 
 fn call(cli: &Cli, command: &Command) -> Result<String, CallError> {
     let mut client = Client::connect(&cli.socket)?;
-    let (method, params) = command.request();
+    let Some((method, params)) = command.request() else {
+        return Ok(String::new());
+    };
     if let Command::Show {
         what: Show::Workers { interval },
     } = command
@@ -98,7 +136,7 @@ fn render(command: &Command, result: Value) -> Result<String, serde_json::Error>
         Command::Service { .. } | Command::Server { .. } | Command::Reload => {
             show::warnings(&from_value::<api::Changed>(result)?.warnings)
         }
-        Command::Check { file } => show::checked(file, &from_value(result)?),
+        Command::Check { .. } | Command::Import { .. } => line(&result),
     })
 }
 

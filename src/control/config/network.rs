@@ -14,7 +14,7 @@ use super::{Device, Pool, Port, StaticRoute, SteeringChoice};
 const PORTS_MAX: usize = 32;
 
 /// Local addresses in a pool at most: every server has a set of ports for each.
-const POOL_MAX: usize = 1_024;
+pub(in crate::control) const POOL_MAX: usize = 1_024;
 
 const MTU: u16 = 1_500;
 const DESCRIPTORS: u16 = 1_024;

@@ -155,7 +155,7 @@ pub(super) fn parse_address(text: &str) -> Result<Ipv4Addr, String> {
 }
 
 /// A host's address and port.
-pub(super) fn parse_endpoint(text: &str) -> Result<SocketAddrV4, String> {
+pub(in crate::control) fn parse_endpoint(text: &str) -> Result<SocketAddrV4, String> {
     if text.parse::<Ipv4Addr>().is_ok() {
         return Err(format!(
             "{text:?} lacks a port; give ADDRESS:PORT, such as \"{text}:80\""
@@ -205,7 +205,7 @@ pub(super) fn parse_network(text: &str) -> Result<Ipv4Net, String> {
 }
 
 /// Addresses: one, or a range such as `10.0.1.10-10.0.1.13`.
-pub(super) fn parse_addresses(text: &str) -> Result<RangeInclusive<Ipv4Addr>, String> {
+pub(in crate::control) fn parse_addresses(text: &str) -> Result<RangeInclusive<Ipv4Addr>, String> {
     let Some((first, last)) = text.split_once('-') else {
         let address = parse_address(text)?;
         return Ok(address..=address);

@@ -28,7 +28,8 @@ pub fn list(cases: &mut Vec<Case>) {
 fn answer_on_an_expired_connection(plan: &Plan) {
     let service = service(
         plan,
-        "on-expire = \"silent\"\ntimeouts = { established = \"1s\", closed = \"100ms\" }\n",
+        "on-expire = \"silent\"\n\
+         timeouts = { established = \"1s\", closed = \"100ms\", time-wait = \"100ms\" }\n",
     );
     let mut lab = start(plan, &service);
     conntrack_timeouts(&lab, 1, &["established"]);
@@ -53,7 +54,8 @@ fn answer_on_an_expired_connection(plan: &Plan) {
     let mut stream = connect(&lab, plan, CLIENT_PORT);
     stream.write_all(b"?").expect("ask");
     wait_for(&mut lab, "idled-out", 1, Duration::from_millis(2500));
-    std::thread::sleep(Duration::from_millis(300));
+    // The entry answers for itself a while, and its local port rests.
+    std::thread::sleep(Duration::from_millis(600));
     go.send(()).expect("the server waits");
     let (error, elapsed) = told.recv_timeout(LIMIT).expect("the server's end");
     assert_eq!(
