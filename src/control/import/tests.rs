@@ -273,7 +273,7 @@ fn keepalived_files() {
              virtual_server 203.0.113.1 81 {\n",
             "tcp-203.0.113.1:80 203.0.113.1:80 sh local-1 [198.18.1.1:80*1]
              tcp-203.0.113.1:81 203.0.113.1:81 wlc local-1 []
-             5: scheduler conhash becomes sh, which is a consistent hash of the client's address, too
+             4: scheduler conhash becomes sh, which is a consistent hash of the client's address, too
              9: the weight is no number; it becomes 1
              12: \"}\" closes nothing
              13: the block of \"virtual_server\" is not closed",

@@ -240,7 +240,7 @@ fn single_findings() {
             &[],
             tap,
             "ok      hugepages  not used: hugepages = false",
-            true,
+            false,
         ),
         (
             &[],
