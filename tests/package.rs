@@ -284,6 +284,7 @@ fn clean_root(root: &Path) {
         fs::create_dir_all(root.join("var/lib/dpkg").join(directory)).expect("a directory");
     }
     fs::create_dir_all(root.join("var/log")).expect("a directory");
+    symlink("/run", root.join("var/run")).expect("a link");
     fs::copy("/var/lib/dpkg/status", root.join("var/lib/dpkg/status")).expect("the package list");
 }
 
@@ -307,6 +308,7 @@ fn installs_and_runs(package: &Path) {
     let enter = "mount --make-rprivate /
         for part in proc sys dev usr/lib usr/lib64; do mount --rbind /$part \"$1/$part\"; done
         ROOT=$1; shift
+        export WATCHDOG_PID=$$
         exec chroot \"$ROOT\" \"$@\"";
     let log = directory.path().join("log");
     let mut command = Command::new("unshare");
