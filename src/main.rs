@@ -24,6 +24,7 @@ use fullgate::control::lock::InstanceLock;
 use fullgate::control::management::{
     Alive, Management, PortReading, PortStatus, Setup, Signals, WorkerLink,
 };
+use fullgate::control::metrics::{self, Level};
 use fullgate::control::preflight::preflight;
 use fullgate::control::socket::{AdminSocket, Limits};
 use fullgate::control::state::State;
@@ -106,6 +107,8 @@ fn serve(config: Config, config_path: &Path) -> Result<(), Failure> {
     let _lock = lock(&socket_path, &config.runtime.instance)?;
     let signals = Signals::install()?;
 
+    let metrics_listener = config.metrics.listen.map(metrics::listen).transpose()?;
+
     let eal = Eal::init(&eal_config(&config))?;
     let pools = pools(&eal, &config)?;
     let mut ports = open_ports(&eal, &config, &pools)?;
@@ -126,6 +129,11 @@ fn serve(config: Config, config_path: &Path) -> Result<(), Failure> {
     let mut workers = Vec::with_capacity(count);
     let mut threads = Vec::with_capacity(count);
     let handovers = Handover::mesh(count, HANDOVER_DEPTH);
+    let metrics = metrics::Setup {
+        listener: metrics_listener,
+        handovers: handovers.iter().map(rings).collect(),
+        mempools: mempools(&pools),
+    };
     for ((((ix, queues), pool), handover), first) in (0..)
         .map(WorkerIx)
         .zip(queues)
@@ -162,11 +170,12 @@ fn serve(config: Config, config_path: &Path) -> Result<(), Failure> {
         workers,
         ports: ports
             .iter()
-            .map(|port| Box::new(Driver(Arc::clone(port))) as _)
+            .map(|port| Arc::new(Driver(Arc::clone(port))) as _)
             .collect(),
         config_path: config_path.into(),
         calls,
         signals,
+        metrics,
     });
     println!("fullgate: ready");
     supervisor::ready();
@@ -242,6 +251,21 @@ fn pools(eal: &Eal, config: &Config) -> Result<Vec<Mempool>, Failure> {
         made.insert(socket, Mempool::new(eal, &config)?);
     }
     Ok(sockets.iter().map(|socket| made[socket].clone()).collect())
+}
+
+/// The pools, each once.
+fn mempools(pools: &[Mempool]) -> Vec<(String, Arc<dyn Level>)> {
+    let named: BTreeMap<&str, &Mempool> = pools.iter().map(|pool| (pool.name(), pool)).collect();
+    named
+        .into_iter()
+        .map(|(name, pool)| (name.to_owned(), Arc::new(Buffers(pool.clone())) as _))
+        .collect()
+}
+
+/// The rings through which a worker gets packets from others.
+fn rings(handover: &Handover<Mbuf>) -> Vec<Arc<dyn Level>> {
+    let rings = handover.from.iter();
+    rings.map(|ring| Arc::clone(ring) as _).collect()
 }
 
 /// The ports, started; each queue receives into its worker's pool.
@@ -418,5 +442,18 @@ impl PortStatus for Driver {
             rx_no_buffer: stats.rx_no_buffer,
             tx_errors: stats.tx_errors,
         }
+    }
+}
+
+/// A pool of packet buffers as the metrics show it.
+struct Buffers(Mempool);
+
+impl Level for Buffers {
+    fn used(&self) -> u64 {
+        self.capacity().saturating_sub(u64::from(self.0.free()))
+    }
+
+    fn capacity(&self) -> u64 {
+        self.0.count().into()
     }
 }

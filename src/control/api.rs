@@ -2,8 +2,10 @@
 //! reads them. Fields are only ever added; `docs/admin.md` describes them.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// `version`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -50,6 +52,9 @@ pub struct Server {
     pub in_bytes: u64,
     pub out_bytes: u64,
     pub failures: u64,
+    /// Until a drain's deadline, if it has one.
+    #[serde(default)]
+    pub drain_ms: Option<u64>,
 }
 
 /// `connections.list`.
@@ -225,6 +230,33 @@ pub struct Changed {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct RunningConfig {
     pub toml: String,
+    /// The file that a reload reads.
+    pub path: PathBuf,
+}
+
+/// `config.diff`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Diff {
+    pub differences: Vec<Difference>,
+    /// Keys for which a reload would be refused as a whole.
+    pub restart: Vec<String>,
+    /// What about the file looks unintended, one line each.
+    pub warnings: Vec<String>,
+}
+
+/// A difference between the configuration in force and a file.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Difference {
+    /// `added`, `removed` or `changed`.
+    pub change: String,
+    /// Such as `service[web].server[a].weight`.
+    pub key: String,
+    /// In force, and in the file: a value, or the table that was added or
+    /// removed. `None` where the key has its default.
+    pub from: Option<Value>,
+    pub to: Option<Value>,
+    /// Needs a restart.
+    pub restart: bool,
 }
 
 /// `config.check`.

@@ -5,7 +5,9 @@
 //! Edits of a running gateway go the same way: the request is merged into the
 //! file's form and the whole is validated, in memory, into a new [`Config`].
 
+mod diff;
 mod edit;
+mod metrics;
 mod network;
 mod problem;
 pub mod raw;
@@ -14,7 +16,7 @@ mod services;
 mod units;
 mod validate;
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,6 +26,7 @@ use ipnet::Ipv4Net;
 pub use edit::request;
 pub(super) use network::POOL_MAX;
 pub use problem::Problem;
+pub use units::parse_duration as duration;
 pub(super) use units::{parse_addresses, parse_endpoint};
 
 use crate::conntrack::timeouts::Timeouts;
@@ -35,6 +38,7 @@ use raw::RawConfig;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
     pub runtime: Runtime,
+    pub metrics: Metrics,
     /// In file order, which is that of `PortIx`.
     pub ports: Vec<Port>,
     pub routes: Vec<StaticRoute>,
@@ -84,6 +88,13 @@ pub struct Runtime {
     pub reta_size: u16,
     /// Ports of local addresses.
     pub local_ports: RangeInclusive<u16>,
+}
+
+/// `[metrics]`: the Prometheus endpoint.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Metrics {
+    /// Where it listens, on the host's own network; `None`: there is none.
+    pub listen: Option<SocketAddr>,
 }
 
 /// What a port is made of.
@@ -195,6 +206,17 @@ pub enum AdminState {
     Down,
 }
 
+impl AdminState {
+    /// The name in the file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Draining => "draining",
+            Self::Down => "down",
+        }
+    }
+}
+
 /// `[[service.server]]`
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Server {
@@ -246,6 +268,7 @@ impl Config {
         }
         RawConfig {
             runtime: Some(self.runtime.to_raw()),
+            metrics: self.metrics.to_raw(),
             port: list(&self.ports, Port::to_raw),
             route: list(&self.routes, |route| route.to_raw()),
             pool: list(&self.pools, Pool::to_raw),

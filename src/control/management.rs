@@ -4,6 +4,7 @@
 //! needs a lock. Never waits for one worker or one client: what is not there
 //! yet is looked for again a millisecond later.
 
+mod drains;
 mod gather;
 mod links;
 mod methods;
@@ -18,12 +19,15 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
+use self::drains::{Drain, Drains};
 use self::gather::{Ask, Complete, Gather};
 pub use self::links::{Alive, WorkerLink};
 use self::notices::{NoticeLog, server_title};
+pub(super) use self::report::{protocol_name, server_state, steering_name};
 pub use self::signals::Signals;
 use super::api;
 use super::config::{Checked, Config};
+use super::metrics::{self, Metrics, Sources};
 use super::rpc::{Error, Outcome};
 use super::socket::Call;
 use super::state::State;
@@ -49,6 +53,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two looks for state that no worker needs any more.
 const COLLECT_EVERY: Duration = Duration::from_secs(2);
 
+/// Between two looks at how many local ports are left, for the metrics.
+const SAMPLE_EVERY: Duration = Duration::from_secs(2);
+
 /// Longest wait for the workers to leave their loops.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -71,14 +78,32 @@ pub struct PortReading {
     pub tx_errors: u64,
 }
 
-/// A port as the driver knows it.
-pub trait PortStatus: Send {
+/// A port as the driver knows it. Read by several threads.
+pub trait PortStatus: Send + Sync {
     /// The driver's present figures.
     fn read(&self) -> PortReading;
 }
 
 /// Makes a configuration from the one in force.
 type Edit = Box<dyn FnOnce(&Config) -> Result<Checked, Error> + Send>;
+
+/// A change of the configuration that waits for its turn.
+struct Change {
+    edit: Edit,
+    is_reload: bool,
+    /// What begins with it.
+    drain: Option<Drain>,
+}
+
+impl Change {
+    fn edit(make: impl FnOnce(&Config) -> Result<Checked, Error> + Send + 'static) -> Self {
+        Self {
+            edit: Box::new(make),
+            is_reload: false,
+            drain: None,
+        }
+    }
+}
 
 /// A change that the workers are taking.
 struct Taking {
@@ -108,13 +133,15 @@ pub struct Setup {
     /// By [`WorkerIx`].
     pub workers: Vec<WorkerLink>,
     /// By [`PortIx`].
-    pub ports: Vec<Box<dyn PortStatus>>,
+    pub ports: Vec<Arc<dyn PortStatus>>,
     /// The file that `reload` reads.
     pub config_path: PathBuf,
     /// Requests from the admin socket.
     pub calls: Receiver<Call>,
     /// What signals ask for.
     pub signals: Signals,
+    /// What the metrics endpoint shows beside all this.
+    pub metrics: metrics::Setup,
 }
 
 /// The management loop.
@@ -122,17 +149,21 @@ pub struct Management {
     state: State,
     workers: Vec<WorkerLink>,
     stats: Vec<Arc<WorkerStats>>,
-    ports: Vec<Box<dyn PortStatus>>,
+    ports: Vec<Arc<dyn PortStatus>>,
     config_path: PathBuf,
     calls: Receiver<Call>,
     signals: Signals,
     started: Instant,
     neighbors: BTreeMap<(PortIx, Ipv4Addr), Heard>,
-    changes: Gather<Edit, Taking, ()>,
+    changes: Gather<Change, Taking, ()>,
     connections: Gather<ConnectionsAsk, usize, Copied>,
-    pools: Gather<(), (), Vec<SetUse>>,
+    /// Of the sets of the snapshot of this generation.
+    pools: Gather<(), u64, Vec<SetUse>>,
     notices: NoticeLog,
+    drains: Drains,
+    metrics: Metrics,
     collected: Instant,
+    sampled: Option<Instant>,
     stopped: Vec<bool>,
     stopping: Option<Instant>,
     watchdog: Watchdog,
@@ -143,13 +174,22 @@ impl Management {
     pub fn new(setup: Setup) -> Self {
         let count = setup.workers.len();
         let now = Instant::now();
+        let stats: Vec<Arc<WorkerStats>> = setup
+            .workers
+            .iter()
+            .map(|worker| Arc::clone(worker.stats()))
+            .collect();
+        let config = setup.state.config();
+        let sources = Sources {
+            stats: stats.clone(),
+            links: setup.workers.iter().map(|w| w.link().clone()).collect(),
+            ports: setup.ports.clone(),
+            connections: config.runtime.connections,
+        };
+        let metrics = Metrics::new(setup.metrics, sources, config, setup.state.snapshot());
         let mut management = Self {
             state: setup.state,
-            stats: setup
-                .workers
-                .iter()
-                .map(|worker| Arc::clone(worker.stats()))
-                .collect(),
+            stats,
             workers: setup.workers,
             ports: setup.ports,
             config_path: setup.config_path,
@@ -161,7 +201,10 @@ impl Management {
             connections: Gather::new("the scan of connections", count),
             pools: Gather::new("the scan of local ports", count),
             notices: NoticeLog::default(),
+            drains: Drains::default(),
+            metrics,
             collected: now,
+            sampled: None,
             stopped: vec![false; count],
             stopping: None,
             watchdog: Watchdog::from_env(now),
@@ -232,6 +275,7 @@ impl Management {
         if self.signals.take_reload() {
             self.queue_change(self.reload(), None, now);
         }
+        self.end_drains(now);
         self.start_questions(now);
         for worker in &mut self.workers {
             worker.flush();
@@ -281,9 +325,7 @@ impl Management {
             }
             Reply::Pools(scan) => {
                 if let Some(complete) = self.pools.answer(worker, scan.found) {
-                    let sets: Vec<SetUse> = complete.answers.into_iter().flatten().collect();
-                    let pools = report::pools(self.state.config(), self.state.snapshot(), &sets);
-                    answer(complete.reply, Ok(methods::value(&pools)));
+                    self.counted_ports(complete, now);
                 }
             }
             Reply::Neighbor(learned) => self.learned(worker, learned, now),
@@ -323,7 +365,7 @@ impl Management {
         }
     }
 
-    fn queue_change(&mut self, question: Edit, reply: Option<SyncSender<Outcome>>, now: Instant) {
+    fn queue_change(&mut self, question: Change, reply: Option<SyncSender<Outcome>>, now: Instant) {
         self.changes.ask(Ask {
             question,
             reply,
@@ -332,16 +374,16 @@ impl Management {
     }
 
     /// What reads the file again.
-    fn reload(&self) -> Edit {
+    fn reload(&self) -> Change {
         let path = self.config_path.clone();
-        Box::new(move |_| {
+        let edit = move |_: &Config| {
             supervisor::reloading();
-            let checked = Config::load(&path);
-            checked.map_err(|problem| {
-                log::error!("reload rejected, the old configuration stays in force: {problem}");
-                Error::failed(problem.to_string())
-            })
-        })
+            Config::load(&path).map_err(|problem| Error::failed(problem.to_string()))
+        };
+        Change {
+            is_reload: true,
+            ..Change::edit(edit)
+        }
     }
 
     fn start_questions(&mut self, now: Instant) {
@@ -367,7 +409,9 @@ impl Management {
             self.collected = now;
             let updates = self.state.collect(&self.stats);
             if !updates.is_empty() {
-                let generation = self.state.snapshot().generation;
+                let (config, snapshot) = (self.state.config(), self.state.snapshot());
+                self.metrics.published(config, snapshot);
+                let generation = snapshot.generation;
                 self.changes.begin(
                     Taking {
                         generation,
@@ -397,22 +441,75 @@ impl Management {
                 })));
             }
         }
+        self.sample_ports(now);
         if let Some(Ask {
             reply, deadline, ..
         }) = self.pools.next()
         {
-            let wanted = report::sets(self.state.snapshot());
-            self.pools.begin((), reply, deadline);
+            let snapshot = self.state.snapshot();
+            let wanted = report::sets(snapshot);
+            self.pools.begin(snapshot.generation, reply, deadline);
             for worker in &mut self.workers {
                 worker.send(Command::Pools(Box::new(PoolScan::new(wanted.clone()))));
             }
         }
     }
 
-    fn make_change(&mut self, edit: Edit) -> Result<(Taking, Vec<Update>), Error> {
+    /// Has the workers asked how many local ports are left, if that shows
+    /// anywhere and nobody else has it asked.
+    fn sample_ports(&mut self, now: Instant) {
+        let is_due = self
+            .sampled
+            .is_none_or(|at| now.saturating_duration_since(at) >= SAMPLE_EVERY);
+        if self.metrics.is_served() && is_due && self.pools.is_idle() {
+            self.sampled = Some(now);
+            self.pools.ask(Ask {
+                question: (),
+                reply: None,
+                deadline: now + PATIENCE,
+            });
+        }
+    }
+
+    fn counted_ports(&mut self, complete: Complete<u64, Vec<SetUse>>, now: Instant) {
+        let (config, snapshot) = (self.state.config(), self.state.snapshot());
+        // With another snapshot the ids may mean other sets.
+        if complete.tag == snapshot.generation {
+            self.metrics.note_ports(&complete.answers, now);
+        }
+        if complete.reply.is_some() {
+            let sets: Vec<SetUse> = complete.answers.into_iter().flatten().collect();
+            let pools = report::pools(config, snapshot, &sets);
+            answer(complete.reply, Ok(methods::value(&pools)));
+        }
+    }
+
+    fn make_change(&mut self, change: Change) -> Result<(Taking, Vec<Update>), Error> {
+        let Change {
+            edit,
+            is_reload,
+            drain,
+        } = change;
+        let made = self.try_change(edit);
+        if let (Ok(_), Some(drain)) = (&made, drain) {
+            self.drains.begin(drain);
+        }
+        if is_reload {
+            self.metrics.reloaded(made.is_ok());
+            if let Err(error) = &made {
+                log::error!("reload rejected, the old configuration stays in force: {error}");
+            }
+        }
+        made
+    }
+
+    fn try_change(&mut self, edit: Edit) -> Result<(Taking, Vec<Update>), Error> {
         let Checked { config, warnings } = edit(self.state.config())?;
+        let listener = self.metrics.listen_anew(&config).map_err(Error::failed)?;
         let applied = self.state.apply(config);
         let updates = applied.map_err(|error| Error::failed(error.to_string()))?;
+        let (config, snapshot) = (self.state.config(), self.state.snapshot());
+        self.metrics.configured(config, snapshot, listener);
         let generation = self.state.snapshot().generation;
         let warnings = warnings.iter().map(ToString::to_string).collect();
         Ok((

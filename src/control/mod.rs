@@ -8,6 +8,7 @@ pub mod config;
 pub mod import;
 pub mod lock;
 pub mod management;
+pub mod metrics;
 pub mod preflight;
 pub mod rpc;
 pub mod socket;

@@ -183,10 +183,10 @@ fn accept(listener: &UnixListener, limits: Limits, calls: &Sender<Call>, stoppin
 
 /// One of the places for clients; free again when dropped.
 #[derive(Debug)]
-struct Seat(Arc<AtomicUsize>);
+pub(super) struct Seat(Arc<AtomicUsize>);
 
 impl Seat {
-    fn take(clients: &Arc<AtomicUsize>) -> Self {
+    pub(super) fn take(clients: &Arc<AtomicUsize>) -> Self {
         clients.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(clients))
     }
@@ -322,7 +322,7 @@ impl Client {
 }
 
 /// Time until `deadline`, never 0: sockets take 0 for "no timeout".
-fn left(deadline: Instant) -> io::Result<Duration> {
+pub(super) fn left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() {
         Err(io::ErrorKind::TimedOut.into())
@@ -332,7 +332,7 @@ fn left(deadline: Instant) -> io::Result<Duration> {
 }
 
 /// A signal, or the socket's own timeout: the deadline decides.
-fn is_retry(error: &io::Error) -> bool {
+pub(super) fn is_retry(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
@@ -516,6 +516,8 @@ mod tests {
             rpc::request(1, "echo", &json!({"b": 2})).as_bytes(),
         );
         assert_eq!(answer(&mut other), Ok(json!({"b": 2})));
+        // The time it has for the answer runs since before the first byte.
+        deaf.read_exact(&mut [0]).expect("the begin of an answer");
         std::thread::sleep(LIMITS.response * 2);
         let mut taken = Vec::new();
         let _ = deaf.read_to_end(&mut taken);

@@ -235,6 +235,11 @@ impl State {
         &self.snapshot
     }
 
+    /// The keys of `config` that can't be put in force without a restart.
+    pub fn needs_restart(&self, config: &Config) -> Vec<String> {
+        restart::needed(&self.config, config)
+    }
+
     /// Whether every worker has answered the last change.
     pub fn is_settled(&self) -> bool {
         !self.under_way.contains(&true)
@@ -248,7 +253,7 @@ impl State {
         if !self.is_settled() {
             return Err(ApplyError::Busy);
         }
-        if let Some(key) = restart::needed(&self.config, &config) {
+        if let Some(key) = self.needs_restart(&config).into_iter().next() {
             return Err(ApplyError::NeedsRestart(key));
         }
         self.check_room(&config)?;
@@ -306,6 +311,8 @@ impl State {
                 .as_ref()
                 .is_some_and(ServerSlot::is_removed);
             if removed && stats.iter().all(|stats| is_idle(stats, id)) {
+                // The next one in the slot is not to inherit them.
+                stats.iter().for_each(|stats| stats.server(id).clear());
                 self.free_server(id);
                 self.stale = true;
             }
@@ -313,8 +320,10 @@ impl State {
         for index in 0..self.services.len() {
             let gone = |slot: &ServiceSlot| slot.service.is_none() && slot.servers == 0;
             if let Some(slot) = self.services[index].take_if(|slot| gone(slot)) {
+                let id = ServiceIx(index as u32);
+                stats.iter().for_each(|stats| stats.service(id).clear());
                 self.service_of.remove(&slot.key);
-                self.free_services.push_back(ServiceIx(index as u32));
+                self.free_services.push_back(id);
             }
         }
         if self.stale {

@@ -89,6 +89,25 @@ pub struct ServerCounters {
     pub failures: Counter,
 }
 
+impl ServerCounters {
+    /// Begins at 0 again. For the management core, before it gives the slot to
+    /// another server: while no worker has a connection of it, none writes.
+    pub fn clear(&self) {
+        for counter in [
+            &self.in_packets,
+            &self.in_bytes,
+            &self.out_packets,
+            &self.out_bytes,
+            &self.connections,
+            &self.active,
+            &self.inactive,
+            &self.failures,
+        ] {
+            counter.set(0);
+        }
+    }
+}
+
 /// What of one service can't be told from its servers' counters.
 #[derive(Debug, Default)]
 #[repr(align(64))]
@@ -105,6 +124,22 @@ pub struct ServiceCounters {
     pub syn_moved: Counter,
     /// Connections that ended by their idle timeout.
     pub idled_out: Counter,
+}
+
+impl ServiceCounters {
+    /// Begins at 0 again; see [`ServerCounters::clear`].
+    pub fn clear(&self) {
+        for counter in [
+            &self.no_server,
+            &self.no_local_port,
+            &self.table_full,
+            &self.unknown_flow,
+            &self.syn_moved,
+            &self.idled_out,
+        ] {
+            counter.set(0);
+        }
+    }
 }
 
 /// All counters of one worker.

@@ -49,6 +49,13 @@ pub(super) enum Command {
     Reload,
     /// Check a configuration file; needs no running fullgate.
     Check { file: PathBuf },
+    /// Show what a reload would do if the file were this one.
+    Diff { file: PathBuf },
+    /// Write the configuration in force to a file.
+    Save {
+        /// By default the file that a reload reads.
+        file: Option<PathBuf>,
+    },
     /// Make a configuration out of another load balancer's; needs no running
     /// fullgate. What can't be carried over is told on standard error.
     Import {
@@ -274,6 +281,18 @@ pub(super) enum Server {
         #[arg(long)]
         state: Option<String>,
     },
+    /// Let a real server's connections end and give it no new ones.
+    Drain {
+        service: String,
+        /// Its name, or its address and port.
+        server: String,
+        /// When those left are reset, such as 10m; without it, never.
+        #[arg(long, value_name = "DURATION")]
+        deadline: Option<String>,
+        /// Do not wait for the end.
+        #[arg(long)]
+        no_wait: bool,
+    },
     /// Delete a real server; its connections are reset.
     Del {
         service: String,
@@ -296,6 +315,12 @@ impl Command {
             },
             Self::Server { change } => change.request(),
             Self::Reload => ("reload", none()),
+            Self::Diff { file } => {
+                // The daemon has another working directory.
+                let path = std::path::absolute(file).unwrap_or_else(|_| file.clone());
+                ("config.diff", json!({"path": path}))
+            }
+            Self::Save { .. } => ("config.get", none()),
             Self::Version => ("version", none()),
             Self::Check { .. } | Self::Import { .. } => return None,
         })
@@ -334,6 +359,19 @@ impl Server {
                     ("state", state.as_ref().map(|v| json!(v))),
                 ]);
                 ("server.edit", params)
+            }
+            Self::Drain {
+                service,
+                server,
+                deadline,
+                ..
+            } => {
+                let params = given([
+                    ("service", Some(json!(service))),
+                    ("server", Some(json!(server))),
+                    ("deadline", deadline.as_ref().map(|v| json!(v))),
+                ]);
+                ("server.drain", params)
             }
             Self::Del { service, server } => {
                 ("server.del", json!({"service": service, "server": server}))
@@ -432,6 +470,17 @@ mod tests {
                     "server.del",
                     json!({"service": "web", "server": "10.0.0.1:80"}),
                 ),
+            ),
+            (
+                "fullgatectl server drain web a --deadline 10m --no-wait",
+                (
+                    "server.drain",
+                    json!({"service": "web", "server": "a", "deadline": "10m"}),
+                ),
+            ),
+            (
+                "fullgatectl diff /etc/other.toml",
+                ("config.diff", json!({"path": "/etc/other.toml"})),
             ),
             (
                 "fullgatectl show connections --client 192.0.2.9:1234 --server 10.0.0.1 --proto tcp --limit 5",

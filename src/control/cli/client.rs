@@ -26,6 +26,8 @@ pub enum CallError {
     Io { path: PathBuf, source: io::Error },
     #[error("fullgate closed the connection")]
     Closed,
+    #[error("{0}")]
+    Failed(String),
     #[error("not understood: {0}")]
     Nonsense(String),
     #[error(transparent)]

@@ -4,6 +4,8 @@
 mod args;
 mod client;
 mod daemon;
+mod drain;
+mod save;
 mod show;
 mod table;
 
@@ -15,7 +17,7 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser};
 use serde_json::{Value, json};
 
-use self::args::{Cli, Command, Import, Show};
+use self::args::{Cli, Command, Import, Server, Show};
 use self::client::{CallError, Client};
 use crate::control::api;
 use crate::control::config::Config;
@@ -104,8 +106,23 @@ fn call(cli: &Cli, command: &Command) -> Result<String, CallError> {
         return Ok(show::workers(&before, &after));
     }
     let result = client.call(method, &params)?;
+    if let Command::Save { file } = command {
+        return save::save(result, file.as_deref(), cli.json);
+    }
     if cli.json {
         return Ok(line(&result));
+    }
+    if let Command::Server {
+        change:
+            Server::Drain {
+                service,
+                server,
+                no_wait: false,
+                ..
+            },
+    } = command
+    {
+        return drain::wait(&mut client, service, server);
     }
     render(command, result).map_err(|error| CallError::Nonsense(error.to_string()))
 }
@@ -136,7 +153,8 @@ fn render(command: &Command, result: Value) -> Result<String, serde_json::Error>
         Command::Service { .. } | Command::Server { .. } | Command::Reload => {
             show::warnings(&from_value::<api::Changed>(result)?.warnings)
         }
-        Command::Check { .. } | Command::Import { .. } => line(&result),
+        Command::Diff { .. } => show::diff(&from_value(result)?),
+        Command::Save { .. } | Command::Check { .. } | Command::Import { .. } => line(&result),
     })
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use serde_json::Value;
+
 use super::table::Align::{Left, Right};
 use super::table::Table;
 use crate::control::api;
@@ -295,6 +297,42 @@ pub(super) fn checked(file: &Path, result: &api::Checked) -> String {
     )
 }
 
+/// What a reload would do, one line a difference.
+pub(super) fn diff(result: &api::Diff) -> String {
+    let said = |value: &Option<Value>| {
+        value
+            .as_ref()
+            .map_or_else(|| "(default)".into(), Value::to_string)
+    };
+    let mut text = warnings(&result.warnings);
+    for difference in &result.differences {
+        let (from, to) = (&difference.from, &difference.to);
+        let (sign, what) = match difference.change.as_str() {
+            "added" => ('+', said(to)),
+            "removed" => ('-', said(from)),
+            _ => ('~', format!("{} -> {}", said(from), said(to))),
+        };
+        let key = &difference.key;
+        let note = if difference.restart {
+            " (needs a restart)"
+        } else if difference.change == "removed" && key.starts_with("service[") {
+            " (its connections are reset)"
+        } else {
+            ""
+        };
+        text.push_str(&format!("{sign} {key}: {what}{note}\n"));
+    }
+    if !result.restart.is_empty() {
+        let keys = result.restart.join(", ");
+        text.push_str(&format!(
+            "a reload would be refused: {keys} can't change without a restart\n"
+        ));
+    } else if result.differences.is_empty() {
+        text.push_str("no differences\n");
+    }
+    text
+}
+
 /// What looks unintended; nothing where nothing does.
 pub(super) fn warnings(warnings: &[String]) -> String {
     warnings
@@ -308,6 +346,30 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+
+    #[test]
+    fn differences_say_what_becomes_of_connections() {
+        let difference = |change: &str, key: &str, from: Value, to: Value, restart: bool| json!({"change": change, "key": key, "from": from, "to": to, "restart": restart});
+        let result = json!({
+            "differences": [
+                difference("changed", "runtime.workers", Value::Null, json!(2), true),
+                difference("removed", "service[web].server[b]", json!({"name": "b"}), Value::Null, false),
+                difference("added", "service[dns]", Value::Null, json!({"name": "dns"}), false),
+            ],
+            "restart": ["runtime.workers"],
+            "warnings": ["f:3: x"],
+        });
+        let expected = "\
+warning: f:3: x
+~ runtime.workers: (default) -> 2 (needs a restart)
+- service[web].server[b]: {\"name\":\"b\"} (its connections are reset)
++ service[dns]: {\"name\":\"dns\"}
+a reload would be refused: runtime.workers can't change without a restart
+";
+        assert_eq!(diff(&read(result)), expected);
+        let nothing = json!({"differences": [], "restart": [], "warnings": []});
+        assert_eq!(diff(&read(nothing)), "no differences\n");
+    }
 
     fn read<T: serde::de::DeserializeOwned>(value: Value) -> T {
         serde_json::from_value(value).expect("a result")

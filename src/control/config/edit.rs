@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 
 use super::problem::{Place, Problem, nearest};
 use super::raw::{RawServer, RawService, RawTimeouts};
-use super::{Checked, Config, Service, validate};
+use super::{Checked, Config, Server, Service, validate};
 
 /// Reads a request, such as a [`RawService`].
 ///
@@ -42,6 +42,17 @@ impl Config {
             (service.name.as_str(), address)
         });
         position("service", name, names)
+    }
+
+    /// The service and its server that these names or addresses mean.
+    ///
+    /// # Errors
+    /// There is no such service or server.
+    pub fn find_server(&self, service: &str, server: &str) -> Result<(&Service, &Server), Problem> {
+        let index = self.service_position(service)?;
+        let service = &self.services[index];
+        let server = service.server_position(index, server)?;
+        Ok((service, &service.servers[server]))
     }
 
     /// Replaces one service by an edited form of it and validates the whole.

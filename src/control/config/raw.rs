@@ -43,6 +43,7 @@ raw!(
     /// The whole file.
     RawConfig {
         runtime: RawRuntime,
+        metrics: RawMetrics,
         port: Vec<RawPort>,
         route: Vec<RawRoute>,
         pool: Vec<RawPool>,
@@ -68,6 +69,12 @@ raw!(
         icmp_per_second: i64,
         reta_size: i64,
         local_ports: String,
+    }
+);
+raw!(
+    /// `[metrics]`
+    RawMetrics {
+        listen: String,
     }
 );
 raw!(

@@ -39,9 +39,9 @@ const SCHEDULER: [(&str, Scheduler); 4] = [
 const UNKNOWN_FLOW: [(&str, Answer); 2] = [("reset", Answer::Reset), ("drop", Answer::Silent)];
 const ON_EXPIRE: [(&str, Answer); 2] = [("reset", Answer::Reset), ("silent", Answer::Silent)];
 const STATE: [(&str, AdminState); 3] = [
-    ("up", AdminState::Up),
-    ("draining", AdminState::Draining),
-    ("down", AdminState::Down),
+    (AdminState::Up.name(), AdminState::Up),
+    (AdminState::Draining.name(), AdminState::Draining),
+    (AdminState::Down.name(), AdminState::Down),
 ];
 
 /// Each timeout: its key, and where it stands in both forms.

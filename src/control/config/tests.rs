@@ -4,7 +4,8 @@
 use proptest::prelude::*;
 
 use super::raw::{
-    RawConfig, RawPool, RawPort, RawRoute, RawRuntime, RawServer, RawService, RawTimeouts,
+    RawConfig, RawMetrics, RawPool, RawPort, RawRoute, RawRuntime, RawServer, RawService,
+    RawTimeouts,
 };
 use super::*;
 
@@ -142,12 +143,22 @@ const ROWS: &[(&str, &str, &str)] = &[
     (
         "[runtime]",
         "runtime = 5\n[other]",
-        r#"f:2: other: unknown key; known here are runtime, port, route, pool, service"#,
+        r#"f:2: other: unknown key; known here are runtime, metrics, port, route, pool, service"#,
     ),
     (
         "workers = 2",
         "workers = 0",
         r#"f:2: runtime.workers: is 0; give 1 to 64"#,
+    ),
+    (
+        "[[route]]",
+        "[metrics]\nlisten = \"localhost\"\n[[route]]",
+        r#"f:17: metrics.listen: "localhost" is no address and port; give those of the host, such as "127.0.0.1:9091""#,
+    ),
+    (
+        "[[route]]",
+        "[metrics]\nlisten = \"127.0.0.1:0\"\n[[route]]",
+        r#"f:17: metrics.listen: "127.0.0.1:0" is no address and port; give those of the host, such as "127.0.0.1:9091""#,
     ),
     (
         "workers = 2",
@@ -587,6 +598,11 @@ fn what_looks_unintended_is_a_warning() {
             "f:14: port[lan].addresses[#2]: the network 10.0.0.0/8 is also on port wan; a destination in both goes out of the one listed first",
         ),
         (
+            "[[route]]",
+            "[metrics]\nlisten = \"[::]:9091\"\n[[route]]",
+            "f:17: metrics.listen: is every address of the host, and nobody is asked for a password; give one address",
+        ),
+        (
             "[\"10.0.1.1/24\"]",
             "[\"10.0.1.1/24\"]\ngateway = \"10.0.1.254\"",
             "f:15: port[lan].gateway: port wan has a gateway too, and only that one is used; give networks behind this one as [[route]]",
@@ -755,6 +771,7 @@ fn every_example_of_the_documentation_parses() {
 fn documentation_has_a_row_for_every_key() {
     let sections = [
         ("`[runtime]`", RawRuntime::keys()),
+        ("`[metrics]`", RawMetrics::keys()),
         ("`[[port]]`", RawPort::keys()),
         ("`[[route]]`", RawRoute::keys()),
         ("`[[pool]]`", RawPool::keys()),
@@ -837,6 +854,7 @@ proptest! {
     ) {
         let mut config = good();
         config.runtime.idle_sleep = sleep.map(Duration::from_micros);
+        config.metrics.listen = sleep.map(|sleep| ([127, 0, 0, 1], sleep as u16 | 1).into());
         config.runtime.cores = config.runtime.cores.filter(|_| cores);
         config.services.clear();
         let config = config.add_service(a).and_then(|checked| checked.config.add_service(b));

@@ -17,7 +17,7 @@ const DURATION_UNITS: [(&str, u64); 6] = [
 ];
 
 /// A duration such as `30s`, `2h4m`, `250ms`, `50us`; whole microseconds.
-pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || {
         format!("{text:?} is no duration; give numbers with units, such as \"250ms\" or \"2h4m\"")
     };

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 
 use super::problem::{Place, Problem, nearest};
 use super::raw::RawConfig;
-use super::{Checked, Config, Runtime, network, services};
+use super::{Checked, Config, Metrics, Runtime, network, services};
 
 /// Checks the whole; the first problem ends it.
 pub(super) fn validate(raw: &RawConfig) -> Result<Checked, Problem> {
@@ -16,6 +16,11 @@ pub(super) fn validate(raw: &RawConfig) -> Result<Checked, Problem> {
     let runtime = Runtime::from_raw(
         &root.key("runtime"),
         &raw.runtime.clone().unwrap_or_default(),
+    )?;
+    let metrics = Metrics::from_raw(
+        &root.key("metrics"),
+        &raw.metrics.clone().unwrap_or_default(),
+        &mut warnings,
     )?;
     let ports = network::ports(
         &root,
@@ -31,6 +36,7 @@ pub(super) fn validate(raw: &RawConfig) -> Result<Checked, Problem> {
     )?;
     let mut config = Config {
         runtime,
+        metrics,
         ports,
         routes,
         pools,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::gather::Ask;
-use super::{ConnectionsAsk, Edit, Management, PATIENCE, report};
+use super::{Change, ConnectionsAsk, Management, PATIENCE, report};
 use crate::conntrack::entry::{State, proto};
 use crate::control::api;
 use crate::control::config::raw::{RawServer, RawService};
@@ -20,7 +20,7 @@ use crate::control::socket::Call;
 use crate::worker::message::Filter;
 
 /// All methods.
-pub(super) const METHODS: [&str; 18] = [
+pub(super) const METHODS: [&str; 20] = [
     "ping",
     "version",
     "services.list",
@@ -36,8 +36,10 @@ pub(super) const METHODS: [&str; 18] = [
     "server.add",
     "server.edit",
     "server.del",
+    "server.drain",
     "reload",
     "config.check",
+    "config.diff",
     "config.get",
 ];
 
@@ -52,7 +54,7 @@ enum Action {
     /// The outcome is known.
     Answer(Value),
     /// A change of the configuration.
-    Change(Edit),
+    Change(Change),
     Connections(ConnectionsAsk),
     Pools,
 }
@@ -78,7 +80,7 @@ struct ServerName {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct CheckParams {
+struct FileParams {
     path: PathBuf,
 }
 
@@ -173,9 +175,10 @@ fn edit<T: DeserializeOwned + Send + 'static>(
     make: impl FnOnce(&Config, T) -> Result<Checked, Problem> + Send + 'static,
 ) -> Result<Action, Error> {
     let params: T = rpc::params(params)?;
-    Ok(Action::Change(Box::new(move |config| {
+    let edit = move |config: &Config| {
         make(config, params).map_err(|problem| Error::failed(problem.to_string()))
-    })))
+    };
+    Ok(Action::Change(Change::edit(edit)))
 }
 
 impl api::Checked {
@@ -197,14 +200,14 @@ impl Management {
         let action = if self.stopping.is_some() {
             Err(Error::failed("fullgate is stopping"))
         } else {
-            self.action(&request.method, request.params)
+            self.action(&request.method, request.params, now)
         };
         let deadline = now + PATIENCE;
         let reply = Some(reply);
         match action {
             Err(error) => super::answer(reply, Err(error)),
             Ok(Action::Answer(result)) => super::answer(reply, Ok(result)),
-            Ok(Action::Change(edit)) => self.queue_change(edit, reply, now),
+            Ok(Action::Change(change)) => self.queue_change(change, reply, now),
             Ok(Action::Connections(question)) => {
                 self.connections.ask(Ask {
                     question,
@@ -220,7 +223,7 @@ impl Management {
         }
     }
 
-    fn action(&self, method: &str, mut params: Params) -> Result<Action, Error> {
+    fn action(&self, method: &str, mut params: Params, now: Instant) -> Result<Action, Error> {
         match method {
             "connections.list" => {
                 let params: ConnectionsParams = rpc::params(params)?;
@@ -253,18 +256,25 @@ impl Management {
             "server.del" => edit(params, |config, ServerName { service, server }| {
                 config.del_server(&service, &server)
             }),
+            "server.drain" => Ok(Action::Change(self.drain(rpc::params(params)?, now)?)),
             "reload" => none(params).map(|()| Action::Change(self.reload())),
             "config.check" => {
-                let CheckParams { path } = rpc::params(params)?;
+                let FileParams { path } = rpc::params(params)?;
                 let checked =
                     Config::load(&path).map_err(|problem| Error::failed(problem.to_string()))?;
                 Ok(Action::Answer(value(&api::Checked::of(&checked))))
             }
-            _ => self.listing(method, params).map(Action::Answer),
+            "config.diff" => {
+                let FileParams { path } = rpc::params(params)?;
+                let checked =
+                    Config::load(&path).map_err(|problem| Error::failed(problem.to_string()))?;
+                Ok(Action::Answer(value(&self.diff(&checked))))
+            }
+            _ => self.listing(method, params, now).map(Action::Answer),
         }
     }
 
-    fn listing(&self, method: &str, params: Params) -> Outcome {
+    fn listing(&self, method: &str, params: Params, now: Instant) -> Outcome {
         if METHODS.contains(&method) {
             none(params)?;
         }
@@ -277,16 +287,38 @@ impl Management {
                 pid: std::process::id(),
                 uptime_ms,
             }),
-            "services.list" => value(&report::services(snapshot, &self.stats)),
+            "services.list" => {
+                let mut services = report::services(snapshot, &self.stats);
+                self.drains.show(&mut services, now);
+                value(&services)
+            }
             "workers.list" => value(&report::workers(&self.stats, self.ports.len(), uptime_ms)),
             "ports.list" => value(&report::ports(snapshot, &self.stats, &self.ports)),
             "drops.list" => value(&report::drops(&self.stats)),
             "neighbors.list" => value(&self.neighbor_list()),
             "config.get" => value(&api::RunningConfig {
                 toml: self.state.config().to_toml(),
+                path: std::path::absolute(&self.config_path)
+                    .unwrap_or_else(|_| self.config_path.clone()),
             }),
             _ => return Err(Error::unknown_method(method, &METHODS)),
         })
+    }
+
+    /// What a reload would do if the file were `checked`.
+    fn diff(&self, checked: &Checked) -> api::Diff {
+        let restart = self.state.needs_restart(&checked.config);
+        let mut differences = self.state.config().differences(&checked.config);
+        for difference in &mut differences {
+            let key = &difference.key;
+            let is_port = key.starts_with("port[") && difference.change != "changed";
+            difference.restart = is_port || restart.contains(key);
+        }
+        api::Diff {
+            differences,
+            restart,
+            warnings: checked.warnings.iter().map(ToString::to_string).collect(),
+        }
     }
 
     fn neighbor_list(&self) -> api::Neighbors {

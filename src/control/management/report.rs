@@ -27,7 +27,7 @@ fn sum(stats: AllStats<'_>, counter: impl Fn(&WorkerStats) -> &Counter) -> u64 {
 }
 
 /// The name of an IP protocol, or its number.
-pub(super) fn protocol_name(protocol: u8) -> String {
+pub(in crate::control) fn protocol_name(protocol: u8) -> String {
     match protocol {
         proto::ICMP => "icmp".into(),
         proto::TCP => "tcp".into(),
@@ -36,12 +36,21 @@ pub(super) fn protocol_name(protocol: u8) -> String {
     }
 }
 
-fn server_state(state: ServerState) -> &'static str {
+/// The name of a server's state.
+pub(in crate::control) fn server_state(state: ServerState) -> &'static str {
     match state {
         ServerState::Up => "up",
         ServerState::Draining => "draining",
         ServerState::Down => "down",
         ServerState::Removed => "removed",
+    }
+}
+
+/// Who delivers packets to the worker that owns their flow.
+pub(in crate::control) fn steering_name(snapshot: &Snapshot) -> &'static str {
+    match snapshot.steering.mode() {
+        SteeringMode::Rss => "rss",
+        SteeringMode::Software => "software",
     }
 }
 
@@ -95,6 +104,7 @@ fn server_row(ix: ServerIx, server: &Server, stats: AllStats<'_>) -> api::Server
         in_bytes: count(|c| &c.in_bytes),
         out_bytes: count(|c| &c.out_bytes),
         failures: count(|c| &c.failures),
+        drain_ms: None,
     }
 }
 
@@ -181,12 +191,9 @@ pub(super) fn workers(stats: AllStats<'_>, ports: usize, uptime_ms: u64) -> api:
 pub(super) fn ports(
     snapshot: &Snapshot,
     stats: AllStats<'_>,
-    drivers: &[Box<dyn PortStatus>],
+    drivers: &[Arc<dyn PortStatus>],
 ) -> api::Ports {
-    let steering = match snapshot.steering.mode() {
-        SteeringMode::Rss => "rss",
-        SteeringMode::Software => "software",
-    };
+    let steering = steering_name(snapshot);
     let row = |(ix, (info, driver)): (usize, (&PortInfo, &dyn PortStatus))| {
         let reading = driver.read();
         let count = |of: fn(&crate::stats::PortCounters) -> &Counter| {

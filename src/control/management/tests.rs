@@ -1,3 +1,6 @@
+mod drain;
+mod endpoint;
+
 use std::collections::HashSet;
 use std::sync::mpsc;
 
@@ -40,6 +43,7 @@ impl PortStatus for FakePort {
         PortReading {
             driver: "net_fake".into(),
             link_up: true,
+            speed_mbps: Some(10_000),
             rx_missed: 3,
             ..PortReading::default()
         }
@@ -90,9 +94,13 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
+        Self::with(CONFIG, metrics::Setup::default())
+    }
+
+    fn with(text: &str, metrics: metrics::Setup) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let config_path = dir.path().join("fullgate.toml");
-        std::fs::write(&config_path, CONFIG).expect("written");
+        std::fs::write(&config_path, text).expect("written");
         let config = Config::load(&config_path).expect("valid").config;
         let (state, first) = first_state(config);
         let (calls, received) = mpsc::channel();
@@ -114,10 +122,11 @@ impl Fixture {
         let management = Management::new(Setup {
             state,
             workers: links,
-            ports: vec![Box::new(FakePort)],
+            ports: vec![Arc::new(FakePort)],
             config_path,
             calls: received,
             signals: Signals::default(),
+            metrics,
         });
         let mut fixture = Self {
             management,

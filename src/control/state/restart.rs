@@ -2,8 +2,8 @@
 
 use crate::control::config::Config;
 
-/// The first key in which `new` differs from `old` and that needs a restart.
-pub(super) fn needed(old: &Config, new: &Config) -> Option<String> {
+/// The keys in which `new` differs from `old` and that need a restart.
+pub(super) fn needed(old: &Config, new: &Config) -> Vec<String> {
     let (a, b) = (&old.runtime, &new.runtime);
     let runtime = [
         ("workers", a.workers == b.workers),
@@ -21,11 +21,11 @@ pub(super) fn needed(old: &Config, new: &Config) -> Option<String> {
         ("reta-size", a.reta_size == b.reta_size),
         ("local-ports", a.local_ports == b.local_ports),
     ];
-    if let Some((key, _)) = runtime.iter().find(|(_, same)| !same) {
-        return Some(format!("runtime.{key}"));
-    }
+    let mut keys: Vec<String> = different(&runtime)
+        .map(|key| format!("runtime.{key}"))
+        .collect();
     if old.ports.len() != new.ports.len() {
-        return Some("port".to_owned());
+        keys.push("port".to_owned());
     }
     for (a, b) in old.ports.iter().zip(&new.ports) {
         let port = [
@@ -37,9 +37,11 @@ pub(super) fn needed(old: &Config, new: &Config) -> Option<String> {
             ("tx-descriptors", a.tx_descriptors == b.tx_descriptors),
             ("steering", a.steering == b.steering),
         ];
-        if let Some((key, _)) = port.iter().find(|(_, same)| !same) {
-            return Some(format!("port[{}].{key}", a.name));
-        }
+        keys.extend(different(&port).map(|key| format!("port[{}].{key}", a.name)));
     }
-    None
+    keys
+}
+
+fn different<'a>(keys: &'a [(&str, bool)]) -> impl Iterator<Item = &'a str> {
+    keys.iter().filter(|(_, same)| !same).map(|(key, _)| *key)
 }

@@ -227,6 +227,7 @@ fn a_removed_server_keeps_its_slot_until_its_connections_are_gone() {
     let slot = bench.slot_of(1, 2).expect("there");
     let losses = bench.state.snapshot().losses;
     bench.connect(1, slot);
+    bench.stats[1].server(slot).connections.add(1);
     bench.apply(config(&one(&[1]), POOL, ""));
     assert_eq!(bench.state_of(1, 2), Some(ServerState::Removed));
     assert_eq!(bench.state.snapshot().losses, losses + 1);
@@ -242,6 +243,8 @@ fn a_removed_server_keeps_its_slot_until_its_connections_are_gone() {
     assert_eq!(bench.slot_of(1, 2), None);
     bench.apply(config(&one(&[1, 3, 4]), POOL, ""));
     assert_eq!(bench.slot_of(1, 4), Some(slot), "the slot is free again");
+    let counted = bench.stats.iter().map(|s| s.server(slot).connections.get());
+    assert_eq!(counted.sum::<u64>(), 0, "its counters are the new one's");
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod bulk;
 mod drivers;
 mod forward;
 mod icmp;
+mod metrics;
 mod never;
 mod operate;
 mod soak;
@@ -24,6 +25,7 @@ pub fn all() -> Vec<Case> {
     icmp::list(&mut cases);
     bulk::list(&mut cases);
     operate::list(&mut cases);
+    metrics::list(&mut cases);
     startup::list(&mut cases);
     never::list(&mut cases);
     soak::list(&mut cases);

@@ -48,6 +48,13 @@ pub fn list(cases: &mut Vec<Case>) {
         &fullgate,
         service_under_load,
     );
+    add(
+        cases,
+        "operate::drain_under_load",
+        &fullgate,
+        drain_under_load,
+    );
+    add(cases, "operate::diff_and_save", &fullgate, diff_and_save);
     add(cases, "operate::tables", &fullgate, tables);
     add(cases, "operate::stops_cleanly", &fullgate, stops_cleanly);
 }
@@ -174,6 +181,59 @@ fn server_under_load(plan: &Plan) {
     lab.fullgate().ctl(&["server", "del", "web", "s0"]);
     load.progress(10);
     check(plan, &lab, load);
+}
+
+/// A server is drained: its connection goes on until the deadline and is reset
+/// then, nobody else's notices anything, and who drains sees how far it is.
+fn drain_under_load(plan: &Plan) {
+    let (all, _) = web(plan);
+    let mut lab = Lab::start(plan, std::slice::from_ref(&all));
+    let _servers = start_nginx(&lab, &all);
+    let load = Load::start(lab.client(), plan.client(), all.vip(), CLIENTS);
+    wait_for_servers(&load, &["s0", "s1", "s2"]);
+    let mut held = lab
+        .client()
+        .run(|| Client::connect(plan.client(), all.vip()))
+        .expect("a connection to keep");
+    let name = held.get(true).expect("a request on it").server;
+    lab.fullgate()
+        .ctl(&["server", "drain", "web", &name, "--no-wait"]);
+    let others: Vec<&str> = ["s0", "s1", "s2"]
+        .into_iter()
+        .filter(|other| *other != name)
+        .collect();
+    wait_for_servers(&load, &others);
+    held.get(true).expect("a request while it drains");
+    let said = lab
+        .fullgate()
+        .ctl(&["server", "drain", "web", &name, "--deadline", "2s"]);
+    assert!(
+        said.starts_with(&format!("{name}: draining, 1 active")),
+        "{said}"
+    );
+    assert!(said.ends_with("is down\n"), "{said}");
+    held.get(true).expect_err("a request after the deadline");
+    load.progress(10);
+    check(plan, &lab, load);
+}
+
+/// `diff` foretells what `reload` does, and `save` leaves nothing to foretell.
+fn diff_and_save(plan: &Plan) {
+    let (all, two) = web(plan);
+    let mut lab = Lab::start(plan, std::slice::from_ref(&two));
+    let file = lab.fullgate().config().file.clone();
+    let path = file.to_str().expect("a path of text");
+    let third = all.servers[2].address.to_string();
+    lab.fullgate().ctl(&["server", "add", "web", &third]);
+    let said = lab.fullgate().ctl(&["diff", path]);
+    assert!(
+        said.starts_with(&format!("- service[web].server[{third}]: ")),
+        "{said}"
+    );
+    lab.fullgate().ctl(&["save"]);
+    assert_eq!(lab.fullgate().ctl(&["diff", path]), "no differences\n");
+    lab.fullgate().ctl(&["reload"]);
+    assert!(lab.fullgate().ctl(&["show", "services"]).contains(&third));
 }
 
 /// A service is added, used and removed through `fullgatectl` while another

@@ -1,0 +1,215 @@
+//! The Prometheus endpoint: `GET /metrics` on an address of the host, never on
+//! a port of the packet path. The management loop keeps a [`Shared`] up to
+//! date; threads of the endpoint read it, the workers' counters and the
+//! drivers' figures, and do all the writing, so that a scrape of many thousand
+//! servers keeps nobody waiting.
+
+mod exposition;
+mod families;
+mod headroom;
+mod http;
+mod text;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam::queue::ArrayQueue;
+
+use self::headroom::{Headroom, PortUse};
+use self::http::{Limits, Server};
+use super::config::Config;
+use super::management::PortStatus;
+use crate::service::snapshot::Snapshot;
+use crate::stats::WorkerStats;
+use crate::worker::message::{Link, SetUse};
+
+/// Something bounded that fills up: a ring, a pool of packet buffers. Read from
+/// any thread at any time; what it says may be a moment old.
+pub trait Level: Send + Sync {
+    /// How much is in use.
+    fn used(&self) -> u64;
+    /// How much there is.
+    fn capacity(&self) -> u64;
+}
+
+impl<T: Send> Level for ArrayQueue<T> {
+    fn used(&self) -> u64 {
+        self.len() as u64
+    }
+
+    fn capacity(&self) -> u64 {
+        self.capacity() as u64
+    }
+}
+
+/// What the endpoint shows beside what the management loop has anyway.
+#[derive(Default)]
+pub struct Setup {
+    /// The socket of `metrics.listen`, if that is given.
+    pub listener: Option<TcpListener>,
+    /// Rings through which each worker gets packets from others, by worker.
+    pub handovers: Vec<Vec<Arc<dyn Level>>>,
+    /// Pools of packet buffers with their names.
+    pub mempools: Vec<(String, Arc<dyn Level>)>,
+}
+
+/// Opens the socket of `metrics.listen`.
+///
+/// # Errors
+/// One line that says what is wrong with the address.
+pub fn listen(addr: SocketAddr) -> Result<TcpListener, String> {
+    TcpListener::bind(addr).map_err(|error| format!("metrics.listen: {addr}: {error}"))
+}
+
+/// What never changes about what is shown.
+pub(super) struct Sources {
+    pub(super) stats: Vec<Arc<WorkerStats>>,
+    pub(super) links: Vec<Link>,
+    pub(super) ports: Vec<Arc<dyn PortStatus>>,
+    /// Entries of each worker's connection table.
+    pub(super) connections: u32,
+}
+
+/// What the last reload came to.
+#[derive(Clone, Copy, Debug)]
+struct Reload {
+    successful: bool,
+    succeeded: SystemTime,
+}
+
+/// What the management loop says about the present.
+struct View {
+    snapshot: Arc<Snapshot>,
+    ports: Arc<[PortUse]>,
+    reload: Reload,
+}
+
+/// What is shown.
+struct Shared {
+    sources: Sources,
+    handovers: Vec<Vec<Arc<dyn Level>>>,
+    mempools: Vec<(String, Arc<dyn Level>)>,
+    started: SystemTime,
+    view: Mutex<View>,
+}
+
+impl Shared {
+    /// The present. Nobody holds the lock for longer than a few loads.
+    fn view(&self) -> MutexGuard<'_, View> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The management loop's end.
+pub(super) struct Metrics {
+    shared: Arc<Shared>,
+    headroom: Headroom,
+    server: Option<Server>,
+}
+
+impl Metrics {
+    /// The metrics, and the endpoint if `setup` has a socket for it.
+    pub(super) fn new(
+        setup: Setup,
+        sources: Sources,
+        config: &Config,
+        snapshot: &Arc<Snapshot>,
+    ) -> Self {
+        let now = SystemTime::now();
+        let shared = Shared {
+            sources,
+            handovers: setup.handovers,
+            mempools: setup.mempools,
+            started: now,
+            view: Mutex::new(View {
+                snapshot: Arc::clone(snapshot),
+                ports: Arc::default(),
+                reload: Reload {
+                    successful: true,
+                    succeeded: now,
+                },
+            }),
+        };
+        let mut metrics = Self {
+            shared: Arc::new(shared),
+            headroom: Headroom::default(),
+            server: None,
+        };
+        metrics.headroom.refresh(config, snapshot);
+        metrics.serve(setup.listener);
+        metrics
+    }
+
+    /// Whether anybody can see the metrics.
+    pub(super) fn is_served(&self) -> bool {
+        self.server.is_some()
+    }
+
+    /// The socket for another address than the one served, or `None` where a
+    /// configuration asks for no other.
+    ///
+    /// # Errors
+    /// One line that says what is wrong with the address.
+    pub(super) fn listen_anew(&self, config: &Config) -> Result<Option<TcpListener>, String> {
+        let served = self.server.as_ref().map(Server::addr);
+        match config.metrics.listen {
+            Some(addr) if served != Some(addr) => listen(addr).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// A configuration is in force; `listener` is what
+    /// [`Metrics::listen_anew`] gave for it.
+    pub(super) fn configured(
+        &mut self,
+        config: &Config,
+        snapshot: &Arc<Snapshot>,
+        listener: Option<TcpListener>,
+    ) {
+        self.published(config, snapshot);
+        if listener.is_some() || config.metrics.listen.is_none() {
+            self.serve(listener);
+        }
+    }
+
+    /// There is a new snapshot.
+    pub(super) fn published(&mut self, config: &Config, snapshot: &Arc<Snapshot>) {
+        self.headroom.refresh(config, snapshot);
+        self.shared.view().snapshot = Arc::clone(snapshot);
+    }
+
+    /// What came of a reload.
+    pub(super) fn reloaded(&self, successful: bool) {
+        let reload = &mut self.shared.view().reload;
+        reload.successful = successful;
+        if successful {
+            reload.succeeded = SystemTime::now();
+        }
+    }
+
+    /// What each worker says about the sets of the newest snapshot.
+    pub(super) fn note_ports(&mut self, by_worker: &[Vec<SetUse>], now: Instant) {
+        let ports = self.headroom.note(by_worker, now).into();
+        self.shared.view().ports = ports;
+    }
+
+    fn serve(&mut self, listener: Option<TcpListener>) {
+        self.server = None;
+        let Some(listener) = listener else { return };
+        // A slow client is not to keep ports and memory pools from their end.
+        let shared = Arc::downgrade(&self.shared);
+        let source = Arc::new(move || shared.upgrade().map(|shared| exposition::write(&shared)));
+        let started: io::Result<Server> = Server::start(listener, Limits::DEFAULT, source);
+        match started {
+            Ok(server) => self.server = Some(server),
+            Err(error) => log::error!("metrics: not served: {error}"),
+        }
+    }
+}
+
+fn unix_seconds(time: SystemTime) -> f64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_millis() as f64 / 1000.0
+}

@@ -1,0 +1,306 @@
+//! From counters to text: which metric gets which value.
+
+use std::fmt::Display;
+use std::net::SocketAddrV4;
+use std::sync::Arc;
+
+use super::families as f;
+use super::headroom::PortUse;
+use super::text::Exposition;
+use super::{Level, Reload, Shared, unix_seconds};
+use crate::control::management::{protocol_name, server_state, steering_name};
+use crate::ids::{PortIx, ServerIx, ServiceIx};
+use crate::service::snapshot::{Server, ServerState, Service, Snapshot};
+use crate::stats::{Counter, DropReason, Event, ServerCounters, ServiceCounters, WorkerStats};
+
+/// All metrics as they are now.
+pub(super) fn write(shared: &Shared) -> String {
+    let (snapshot, ports, reload) = {
+        let view = shared.view();
+        (
+            Arc::clone(&view.snapshot),
+            Arc::clone(&view.ports),
+            view.reload,
+        )
+    };
+    let mut text = Exposition::default();
+    process(&mut text, shared, &snapshot, reload);
+    services(&mut text, &shared.sources.stats, &snapshot);
+    servers(&mut text, &shared.sources.stats, &snapshot);
+    pools(&mut text, &ports);
+    workers(&mut text, shared);
+    network(&mut text, shared, &snapshot);
+    text.finish()
+}
+
+fn process(text: &mut Exposition, shared: &Shared, snapshot: &Snapshot, reload: Reload) {
+    let version = env!("CARGO_PKG_VERSION");
+    text.family(&f::BUILD_INFO).add(&[&version], 1);
+    text.family(&f::START_TIME)
+        .add(&[], unix_seconds(shared.started));
+    text.family(&f::CONFIG_GENERATION)
+        .add(&[], snapshot.generation);
+    text.family(&f::RELOAD_SUCCESSFUL)
+        .add(&[], u8::from(reload.successful));
+    text.family(&f::RELOAD_TIME)
+        .add(&[], unix_seconds(reload.succeeded));
+}
+
+fn sum(stats: &[Arc<WorkerStats>], of: impl Fn(&WorkerStats) -> u64) -> u64 {
+    stats
+        .iter()
+        .fold(0, |sum, worker| sum.wrapping_add(of(worker)))
+}
+
+fn services(text: &mut Exposition, stats: &[Arc<WorkerStats>], snapshot: &Snapshot) {
+    let services: Vec<(ServiceIx, &Service)> = (0..)
+        .map(ServiceIx)
+        .zip(&snapshot.services)
+        .filter_map(|(ix, service)| Some((ix, service.as_ref()?)))
+        .collect();
+    let count = |ix, of: fn(&ServiceCounters) -> &Counter| {
+        sum(stats, |worker| of(worker.service(ix)).get())
+    };
+    let mut samples = text.family(&f::SERVICE_INFO);
+    for (_, service) in &services {
+        let vip = SocketAddrV4::new(service.vip, service.port);
+        let protocol = protocol_name(service.protocol);
+        let scheduler = service.plan.kind().name();
+        samples.add(&[&service.name, &vip, &protocol, &scheduler], 1);
+    }
+    let mut samples = text.family(&f::SERVICE_REFUSED);
+    for &(ix, service) in &services {
+        let reasons: [(DropReason, fn(&ServiceCounters) -> &Counter); 3] = [
+            (DropReason::NoServer, |c| &c.no_server),
+            (DropReason::NoLocalPort, |c| &c.no_local_port),
+            (DropReason::TableFull, |c| &c.table_full),
+        ];
+        for (reason, of) in reasons {
+            samples.add(&[&service.name, &reason.name()], count(ix, of));
+        }
+    }
+    let plain: [(_, fn(&ServiceCounters) -> &Counter); 3] = [
+        (&f::SERVICE_UNKNOWN, |c| &c.unknown_flow),
+        (&f::SERVICE_SYN_MOVED, |c| &c.syn_moved),
+        (&f::SERVICE_IDLED_OUT, |c| &c.idled_out),
+    ];
+    for (family, of) in plain {
+        let mut samples = text.family(family);
+        for &(ix, service) in &services {
+            samples.add(&[&service.name], count(ix, of));
+        }
+    }
+}
+
+fn servers(text: &mut Exposition, stats: &[Arc<WorkerStats>], snapshot: &Snapshot) {
+    // The name of one that is out of the configuration may be another's now.
+    let servers: Vec<(ServerIx, &str, &Server)> = (0..)
+        .map(ServerIx)
+        .zip(&snapshot.servers)
+        .filter_map(|(ix, server)| Some((ix, server.as_ref()?)))
+        .filter(|(_, server)| server.state != ServerState::Removed)
+        .filter_map(|(ix, server)| Some((ix, &*snapshot.service(server.service)?.name, server)))
+        .collect();
+    let count =
+        |ix, of: fn(&ServerCounters) -> &Counter| sum(stats, |worker| of(worker.server(ix)).get());
+    let mut samples = text.family(&f::SERVER_INFO);
+    for (_, service, server) in &servers {
+        let address = SocketAddrV4::new(server.addr, server.port);
+        samples.add(&[service, &server.name, &address], 1);
+    }
+    let mut samples = text.family(&f::SERVER_STATE);
+    for (_, service, server) in &servers {
+        for state in [ServerState::Up, ServerState::Draining, ServerState::Down] {
+            let labels: [&dyn Display; 3] = [service, &server.name, &server_state(state)];
+            samples.add(&labels, u8::from(server.state == state));
+        }
+    }
+    let mut samples = text.family(&f::SERVER_WEIGHT);
+    for (_, service, server) in &servers {
+        samples.add(&[service, &server.name], server.weight);
+    }
+    let plain: [(_, fn(&ServerCounters) -> &Counter); 2] = [
+        (&f::SERVER_NEW, |c| &c.connections),
+        (&f::SERVER_FAILURES, |c| &c.failures),
+    ];
+    for (family, of) in plain {
+        let mut samples = text.family(family);
+        for (ix, service, server) in &servers {
+            samples.add(&[service, &server.name], count(*ix, of));
+        }
+    }
+    type Half = (&'static str, fn(&ServerCounters) -> &Counter);
+    let halves: [(_, [Half; 2]); 3] = [
+        (
+            &f::SERVER_CONNECTIONS,
+            [("active", |c| &c.active), ("inactive", |c| &c.inactive)],
+        ),
+        (
+            &f::SERVER_PACKETS,
+            [("in", |c| &c.in_packets), ("out", |c| &c.out_packets)],
+        ),
+        (
+            &f::SERVER_BYTES,
+            [("in", |c| &c.in_bytes), ("out", |c| &c.out_bytes)],
+        ),
+    ];
+    for (family, halves) in halves {
+        let mut samples = text.family(family);
+        for (ix, service, server) in &servers {
+            for (half, of) in halves {
+                samples.add(&[service, &server.name, &half], count(*ix, of));
+            }
+        }
+    }
+}
+
+fn pools(text: &mut Exposition, rows: &[PortUse]) {
+    let mut samples = text.family(&f::POOL_PORTS);
+    for PortUse {
+        key,
+        used,
+        resting,
+        free,
+        ..
+    } in rows
+    {
+        let protocol = protocol_name(key.protocol);
+        for (state, count) in [("used", used), ("resting", resting), ("free", free)] {
+            samples.add(&[&key.pool, &key.server, &protocol, &state], count);
+        }
+    }
+    let lowest: [(_, fn(&PortUse) -> f64); 2] = [
+        (&f::POOL_FREE_MIN, |row| row.free_lowest as f64),
+        (&f::POOL_SHARE_MIN, |row| row.share_lowest),
+    ];
+    for (family, of) in lowest {
+        let mut samples = text.family(family);
+        for row in rows {
+            let key = &row.key;
+            let protocol = protocol_name(key.protocol);
+            samples.add(&[&key.pool, &key.server, &protocol], of(row));
+        }
+    }
+}
+
+fn workers(text: &mut Exposition, shared: &Shared) {
+    let workers = || shared.sources.stats.iter().enumerate();
+    let plain: [(_, fn(&WorkerStats) -> &Counter); 10] = [
+        (&f::WORKER_CONNECTIONS, |s| &s.connections),
+        (&f::WORKER_HALF_OPEN, |s| &s.half_open),
+        (&f::WORKER_POLLS, |s| &s.polls),
+        (&f::WORKER_BUSY_POLLS, |s| &s.busy_polls),
+        (&f::WORKER_CYCLES, |s| &s.cycles),
+        (&f::WORKER_BUSY_CYCLES, |s| &s.busy_cycles),
+        (&f::WORKER_HANDED_OVER, |s| &s.handed_over),
+        (&f::WORKER_PENDING, |s| &s.pending),
+        (&f::WORKER_HELD_SYNS, |s| &s.held_syns),
+        (&f::WORKER_GENERATION, |s| &s.generation),
+    ];
+    for (family, of) in plain {
+        let mut samples = text.family(family);
+        for (worker, stats) in workers() {
+            samples.add(&[&worker], of(stats).get());
+        }
+    }
+    let mut samples = text.family(&f::WORKER_TABLE);
+    for (worker, _) in workers() {
+        samples.add(&[&worker], shared.sources.connections);
+    }
+    rings(text, shared);
+    let mut samples = text.family(&f::DROPPED);
+    for (worker, stats) in workers() {
+        for &reason in DropReason::ALL {
+            let count = stats.drop_counter(reason).get();
+            samples.add(&[&worker, &reason.name()], count);
+        }
+    }
+    let mut samples = text.family(&f::EVENTS);
+    for (worker, stats) in workers() {
+        for &event in Event::ALL {
+            samples.add(&[&worker, &event.name()], stats.event(event).get());
+        }
+    }
+}
+
+fn rings(text: &mut Exposition, shared: &Shared) {
+    let mut rings: Vec<(usize, &str, &dyn Level)> = Vec::new();
+    for (worker, link) in shared.sources.links.iter().enumerate() {
+        rings.push((worker, "commands", &*link.commands));
+        rings.push((worker, "replies", &*link.replies));
+    }
+    for (worker, handovers) in shared.handovers.iter().enumerate() {
+        // All are of one depth: the fullest is the first to overflow.
+        if let Some(fullest) = handovers.iter().max_by_key(|ring| ring.used()) {
+            rings.push((worker, "handover", &**fullest));
+        }
+    }
+    let mut samples = text.family(&f::WORKER_RING);
+    for (worker, name, ring) in &rings {
+        samples.add(&[worker, name], ring.used());
+    }
+    let mut samples = text.family(&f::WORKER_RING_LIMIT);
+    for (worker, name, ring) in &rings {
+        samples.add(&[worker, name], ring.capacity());
+    }
+}
+
+fn network(text: &mut Exposition, shared: &Shared, snapshot: &Snapshot) {
+    let steering = steering_name(snapshot);
+    let drivers = shared.sources.ports.iter().map(|port| port.read());
+    let ports: Vec<_> = snapshot.ports.iter().zip(drivers).collect();
+    let mut samples = text.family(&f::PORT_INFO);
+    for (info, driver) in &ports {
+        let mac = info.mac.to_string();
+        samples.add(&[&info.name, &driver.driver, &mac, &steering], 1);
+    }
+    let mut samples = text.family(&f::PORT_UP);
+    for (info, driver) in &ports {
+        samples.add(&[&info.name], u8::from(driver.link_up));
+    }
+    let mut samples = text.family(&f::PORT_SPEED);
+    for (info, driver) in &ports {
+        if let Some(mbps) = driver.speed_mbps {
+            samples.add(&[&info.name], u64::from(mbps) * 1_000_000 / 8);
+        }
+    }
+    type Halves = [(&'static str, fn(&crate::stats::PortCounters) -> &Counter); 2];
+    let halves: [(_, Halves); 2] = [
+        (
+            &f::PORT_PACKETS,
+            [("rx", |c| &c.rx_packets), ("tx", |c| &c.tx_packets)],
+        ),
+        (
+            &f::PORT_BYTES,
+            [("rx", |c| &c.rx_bytes), ("tx", |c| &c.tx_bytes)],
+        ),
+    ];
+    for (family, halves) in halves {
+        let mut samples = text.family(family);
+        for (port, (info, _)) in ports.iter().enumerate() {
+            for (worker, stats) in shared.sources.stats.iter().enumerate() {
+                for (half, of) in halves {
+                    let count = of(stats.port(PortIx(port as u8))).get();
+                    samples.add(&[&info.name, &worker, &half], count);
+                }
+            }
+        }
+    }
+    let mut samples = text.family(&f::PORT_LOST);
+    for (info, driver) in &ports {
+        for (reason, count) in [
+            ("rx-missed", driver.rx_missed),
+            ("rx-errors", driver.rx_errors),
+            ("rx-no-buffer", driver.rx_no_buffer),
+            ("tx-errors", driver.tx_errors),
+        ] {
+            samples.add(&[&info.name, &reason], count);
+        }
+    }
+    let mut samples = text.family(&f::BUFFERS);
+    for (name, pool) in &shared.mempools {
+        let used = pool.used();
+        samples.add(&[name, &"used"], used);
+        samples.add(&[name, &"free"], pool.capacity().saturating_sub(used));
+    }
+}
