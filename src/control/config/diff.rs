@@ -263,7 +263,7 @@ address = "10.0.0.102:80"
                 "[[service]]",
                 &format!("{other}[[service]]"),
                 &[
-                    "added service[dns]: - {\"name\":\"dns\",\"protocol\":\"udp\",\"vip\":\"10.0.0.100:53\"}",
+                    "added service[dns]: - {\"name\":\"dns\",\"pool\":\"default\",\"protocol\":\"udp\",\"vip\":\"10.0.0.100:53\"}",
                 ],
             ),
         ];

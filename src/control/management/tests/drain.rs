@@ -96,7 +96,10 @@ fn a_drain_that_cannot_be_is_refused() {
     let mut fixture = Fixture::new();
     for (params, part) in [
         (json!({"service": "web", "server": "b"}), "no server \"b\""),
-        (json!({"service": "wbe", "server": "a"}), "\"web\""),
+        (
+            json!({"service": "wbe", "server": "a"}),
+            "no service \"wbe\"",
+        ),
         (
             json!({"service": "web", "server": "a", "deadline": "soon"}),
             "deadline: ",
