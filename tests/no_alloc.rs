@@ -155,6 +155,6 @@ fn handing_over_costs_no_allocation() {
         }
     }
     assert!(rigs[0].stats.handed_over.get() > 0);
-    assert!(rigs[1].worker.table().len() > 0);
+    assert!(!rigs[1].worker.table().is_empty());
     assert_eq!(rigs[0].allocator_calls + rigs[1].allocator_calls, 0);
 }

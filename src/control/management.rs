@@ -4,6 +4,7 @@
 //! needs a lock. Never waits for one worker or one client: what is not there
 //! yet is looked for again a millisecond later.
 
+mod changes;
 mod drains;
 mod gather;
 mod links;
@@ -19,16 +20,16 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
-use self::drains::{Drain, Drains};
+use self::changes::{Change, Taking};
+use self::drains::Drains;
 use self::gather::{Ask, Complete, Gather};
 pub use self::links::{Alive, WorkerLink};
 use self::notices::{NoticeLog, server_title};
 pub(super) use self::report::{protocol_name, server_state, steering_name};
 pub use self::signals::Signals;
 use super::api;
-use super::config::{Checked, Config};
 use super::metrics::{self, Metrics, Sources};
-use super::rpc::{Error, Outcome};
+use super::rpc::Outcome;
 use super::socket::Call;
 use super::state::State;
 use super::supervisor::{self, Watchdog};
@@ -82,33 +83,6 @@ pub struct PortReading {
 pub trait PortStatus: Send + Sync {
     /// The driver's present figures.
     fn read(&self) -> PortReading;
-}
-
-/// Makes a configuration from the one in force.
-type Edit = Box<dyn FnOnce(&Config) -> Result<Checked, Error> + Send>;
-
-/// A change of the configuration that waits for its turn.
-struct Change {
-    edit: Edit,
-    is_reload: bool,
-    /// What begins with it.
-    drain: Option<Drain>,
-}
-
-impl Change {
-    fn edit(make: impl FnOnce(&Config) -> Result<Checked, Error> + Send + 'static) -> Self {
-        Self {
-            edit: Box::new(make),
-            is_reload: false,
-            drain: None,
-        }
-    }
-}
-
-/// A change that the workers are taking.
-struct Taking {
-    generation: u64,
-    warnings: Vec<String>,
 }
 
 struct ConnectionsAsk {
@@ -365,27 +339,6 @@ impl Management {
         }
     }
 
-    fn queue_change(&mut self, question: Change, reply: Option<SyncSender<Outcome>>, now: Instant) {
-        self.changes.ask(Ask {
-            question,
-            reply,
-            deadline: now + PATIENCE,
-        });
-    }
-
-    /// What reads the file again.
-    fn reload(&self) -> Change {
-        let path = self.config_path.clone();
-        let edit = move |_: &Config| {
-            supervisor::reloading();
-            Config::load(&path).map_err(|problem| Error::failed(problem.to_string()))
-        };
-        Change {
-            is_reload: true,
-            ..Change::edit(edit)
-        }
-    }
-
     fn start_questions(&mut self, now: Instant) {
         while let Some(Ask {
             question,
@@ -482,43 +435,6 @@ impl Management {
             let pools = report::pools(config, snapshot, &sets);
             answer(complete.reply, Ok(methods::value(&pools)));
         }
-    }
-
-    fn make_change(&mut self, change: Change) -> Result<(Taking, Vec<Update>), Error> {
-        let Change {
-            edit,
-            is_reload,
-            drain,
-        } = change;
-        let made = self.try_change(edit);
-        if let (Ok(_), Some(drain)) = (&made, drain) {
-            self.drains.begin(drain);
-        }
-        if is_reload {
-            self.metrics.reloaded(made.is_ok());
-            if let Err(error) = &made {
-                log::error!("reload rejected, the old configuration stays in force: {error}");
-            }
-        }
-        made
-    }
-
-    fn try_change(&mut self, edit: Edit) -> Result<(Taking, Vec<Update>), Error> {
-        let Checked { config, warnings } = edit(self.state.config())?;
-        let listener = self.metrics.listen_anew(&config).map_err(Error::failed)?;
-        let applied = self.state.apply(config);
-        let updates = applied.map_err(|error| Error::failed(error.to_string()))?;
-        let (config, snapshot) = (self.state.config(), self.state.snapshot());
-        self.metrics.configured(config, snapshot, listener);
-        let generation = self.state.snapshot().generation;
-        let warnings = warnings.iter().map(ToString::to_string).collect();
-        Ok((
-            Taking {
-                generation,
-                warnings,
-            },
-            updates,
-        ))
     }
 
     fn send_updates(&mut self, updates: Vec<Update>) {

@@ -110,10 +110,12 @@ const fn mapping(src: Ipv4Addr, src_port: u16, dst: Ipv4Addr, dst_port: u16) -> 
     }
 }
 
-/// Each row: what it is, packet in, protocol, mapping, packet out.
+/// What it is, packet in, protocol, mapping, packet out.
+type Row = (&'static str, &'static [u8], u8, Mapping, &'static [u8]);
+
 #[test]
 fn translations() {
-    let rows: [(&str, &[u8], u8, Mapping, &[u8]); 3] = [
+    let rows: [Row; 3] = [
         (
             "a SYN to the server",
             &SYN_FROM_CLIENT,

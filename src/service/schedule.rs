@@ -236,7 +236,7 @@ impl Plan {
             let mut drawn = mix(u64::from(cursor.0));
             for _ in 0..COMPARED {
                 drawn = drawn.wrapping_mul(DRAW.0).wrapping_add(DRAW.1);
-                compare(self.servers[((drawn >> 32) * len as u64 >> 32) as usize]);
+                compare(self.servers[(((drawn >> 32) * len as u64) >> 32) as usize]);
             }
             cursor.0 = cursor.0.wrapping_add(1);
         }

@@ -7,6 +7,7 @@ use std::sync::mpsc;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::control::config::Config;
 use crate::control::rpc;
 use crate::ids::{ServerIx, SetIx};
 use crate::service::snapshot::{PortInfo, Snapshot};

@@ -13,6 +13,12 @@ use crate::ids::{PortIx, ServerIx, ServiceIx};
 use crate::service::snapshot::{Server, ServerState, Service, Snapshot};
 use crate::stats::{Counter, DropReason, Event, ServerCounters, ServiceCounters, WorkerStats};
 
+/// Which counter of a group.
+type Of<T> = fn(&T) -> &Counter;
+
+/// Which figure of a local-port row.
+type Reading = fn(&PortUse) -> f64;
+
 /// All metrics as they are now.
 pub(super) fn write(shared: &Shared) -> String {
     let (snapshot, ports, reload) = {
@@ -70,7 +76,7 @@ fn services(text: &mut Exposition, stats: &[Arc<WorkerStats>], snapshot: &Snapsh
     }
     let mut samples = text.family(&f::SERVICE_REFUSED);
     for &(ix, service) in &services {
-        let reasons: [(DropReason, fn(&ServiceCounters) -> &Counter); 3] = [
+        let reasons: [(DropReason, Of<ServiceCounters>); 3] = [
             (DropReason::NoServer, |c| &c.no_server),
             (DropReason::NoLocalPort, |c| &c.no_local_port),
             (DropReason::TableFull, |c| &c.table_full),
@@ -79,7 +85,7 @@ fn services(text: &mut Exposition, stats: &[Arc<WorkerStats>], snapshot: &Snapsh
             samples.add(&[&service.name, &reason.name()], count(ix, of));
         }
     }
-    let plain: [(_, fn(&ServiceCounters) -> &Counter); 3] = [
+    let plain: [(_, Of<ServiceCounters>); 3] = [
         (&f::SERVICE_UNKNOWN, |c| &c.unknown_flow),
         (&f::SERVICE_SYN_MOVED, |c| &c.syn_moved),
         (&f::SERVICE_IDLED_OUT, |c| &c.idled_out),
@@ -119,7 +125,7 @@ fn servers(text: &mut Exposition, stats: &[Arc<WorkerStats>], snapshot: &Snapsho
     for (_, service, server) in &servers {
         samples.add(&[service, &server.name], server.weight);
     }
-    let plain: [(_, fn(&ServerCounters) -> &Counter); 2] = [
+    let plain: [(_, Of<ServerCounters>); 2] = [
         (&f::SERVER_NEW, |c| &c.connections),
         (&f::SERVER_FAILURES, |c| &c.failures),
     ];
@@ -169,7 +175,7 @@ fn pools(text: &mut Exposition, rows: &[PortUse]) {
             samples.add(&[&key.pool, &key.server, &protocol, &state], count);
         }
     }
-    let lowest: [(_, fn(&PortUse) -> f64); 2] = [
+    let lowest: [(_, Reading); 2] = [
         (&f::POOL_FREE_MIN, |row| row.free_lowest as f64),
         (&f::POOL_SHARE_MIN, |row| row.share_lowest),
     ];
@@ -185,7 +191,7 @@ fn pools(text: &mut Exposition, rows: &[PortUse]) {
 
 fn workers(text: &mut Exposition, shared: &Shared) {
     let workers = || shared.sources.stats.iter().enumerate();
-    let plain: [(_, fn(&WorkerStats) -> &Counter); 10] = [
+    let plain: [(_, Of<WorkerStats>); 10] = [
         (&f::WORKER_CONNECTIONS, |s| &s.connections),
         (&f::WORKER_HALF_OPEN, |s| &s.half_open),
         (&f::WORKER_POLLS, |s| &s.polls),

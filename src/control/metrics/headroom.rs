@@ -232,7 +232,7 @@ mod tests {
             free_lowest: 110,
             share_lowest: 0.1,
         };
-        assert_eq!(headroom.note(&full, begun), [expected.clone()]);
+        assert_eq!(headroom.note(&full, begun), std::slice::from_ref(&expected));
         let calm = [vec![set(3, 0), set(4, 0)], vec![set(3, 0)]];
         let later = headroom.note(&calm, begun + WINDOW);
         assert_eq!((later[0].used, later[0].free), (0, 270));
