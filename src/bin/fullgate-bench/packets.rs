@@ -93,7 +93,7 @@ impl<'a> Source<'a> {
         Self {
             args,
             flows: (0..args.flows).map(Flow::new).collect(),
-            random: Random::new(0x5eed_0f_f100_d5),
+            random: Random::new(0x5eed_0ff1_00d5),
             cursor: 0,
             numbers: Vec::with_capacity(usize::from(args.common.ahead) * BURST),
         }
