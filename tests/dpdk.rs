@@ -372,15 +372,15 @@ fn replies_hash_to_the_worker_that_took_the_port() {
     const FIRST: u16 = 1024;
     let mut random = 2;
     for size in [64, 128, 512] {
+        // Another connection for each size; the hashes of its ports are the
+        // same whatever the queues.
+        let [server, local, port] = [(); 3].map(|()| next(&mut random));
+        let (server, local) = (Ipv4Addr::from_bits(server), Ipv4Addr::from_bits(local));
+        let server_port = port as u16;
+        let hashes: Vec<u32> = (0..=u16::MAX)
+            .map(|port| reference(server, local, server_port, port))
+            .collect();
         for queues in 1..=64u8 {
-            // Another connection each time; its ports' hashes are the same for
-            // every table.
-            let [server, local, port] = [(); 3].map(|()| next(&mut random));
-            let (server, local) = (Ipv4Addr::from_bits(server), Ipv4Addr::from_bits(local));
-            let server_port = port as u16;
-            let hashes: Vec<u32> = (0..=u16::MAX)
-                .map(|port| reference(server, local, server_port, port))
-                .collect();
             // Uneven: queues drawn for each slot; some may have none.
             let drawn = (0..size).map(|_| WorkerIx((next(&mut random) % u32::from(queues)) as u8));
             for reta in [Reta::even(size, queues), Reta::new(drawn.collect())] {
