@@ -39,6 +39,7 @@ fn options(connections: usize) -> Options {
     let timeouts = |established| Timeouts {
         established,
         closed: 1_000,
+        time_wait: 1_000,
         ..Timeouts::default()
     };
     Options {

@@ -76,7 +76,7 @@ fn connections_begin_live_and_end_without_the_allocator() {
             rig.settle();
         }
     }
-    rig.pass(70_000);
+    rig.pass(180_000);
     assert_eq!(rig.worker.table().len(), 0);
     assert_eq!(rig.stats.event(Event::IdledOut).get(), 150);
     assert_eq!(rig.dropped(), 0);
@@ -103,7 +103,7 @@ fn what_is_refused_costs_no_allocation() {
     rig.settle();
     // Their second attempts, the end of the half-open ones, and of what is kept
     // of those to answer latecomers.
-    rig.pass(80_000);
+    rig.pass(180_000);
     assert_eq!(rig.stats.event(Event::ResetUnknownClient).get(), 1);
     assert_eq!(rig.stats.drop_counter(DropReason::NoService).get(), 1);
     assert_eq!(rig.worker.table().len(), 0);
