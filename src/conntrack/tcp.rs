@@ -204,11 +204,10 @@ fn client_syn(entry: &mut Entry, segment: &Segment) -> Verdict {
     let same = segment.seq == entry.client_isn;
     match entry.state {
         State::SynSent | State::SynReceived if same => {
-            entry.c_next = if after(segment.end(), entry.c_next) {
-                segment.end()
-            } else {
-                entry.c_next
-            };
+            // Behind a FIN there is nothing, whatever the repeated SYN carries.
+            if !entry.has(flag::CLIENT_FIN) && after(segment.end(), entry.c_next) {
+                entry.c_next = segment.end();
+            }
             note_syn_options(entry, segment);
             Verdict::Retransmitted
         }

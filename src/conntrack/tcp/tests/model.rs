@@ -165,7 +165,9 @@ impl Model {
                 return Verdict::NewAttempt;
             }
             let end = self.client.isn + 1 + u64::from(segment.payload_len);
-            self.client.sent = self.client.sent.max(end);
+            if self.client.end.is_none() {
+                self.client.sent = self.client.sent.max(end);
+            }
             if let Some(scale) = segment.window_scale {
                 self.client_scale = scale.min(14);
                 self.scaling |= self.server.is_none();

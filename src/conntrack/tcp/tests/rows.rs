@@ -250,6 +250,19 @@ fn the_clients_syn_again_while_half_open() {
     ]);
 }
 
+/// Found by the property test: the repeated SYN once moved the end of the
+/// stream behind the FIN, whose acknowledgement then went unseen.
+#[test]
+fn the_clients_syn_again_with_data_after_a_fin_moves_nothing() {
+    run(&[
+        (S, "SA", 0, 1, 0, PASS_CHANGED, SynReceived),
+        (C, "FA", 1, 70_000, 0, PASS, SynReceived),
+        (C, "S", 0, 0, 2, Verdict::Retransmitted, SynReceived),
+        (S, "FA", 1, 2, 0, PASS_CHANGED, Closing),
+        (C, "A", 2, 2, 0, PASS_CHANGED, TimeWait),
+    ]);
+}
+
 #[test]
 fn a_syn_on_an_established_connection() {
     established(&[
