@@ -12,6 +12,7 @@ mod cases;
 mod harness;
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -22,7 +23,16 @@ use harness::netns;
 pub struct Case {
     pub name: String,
     pub needs: Vec<Need>,
-    pub body: Box<dyn FnOnce() + Send>,
+    pub body: Box<dyn Fn() + Send>,
+}
+
+/// Cases that make thousands of connections to one server in a row. About once
+/// in 70,000 the server's kernel (6.18) does not take the acknowledgement of its
+/// SYN-ACK, though by its own counters it got every segment that the client
+/// sent, and sends the SYN-ACK again after a second. No gateway can help that;
+/// what one does wrong fails both runs.
+fn gets_a_second_run(name: &str) -> bool {
+    name.contains("::row06_") || name.contains("::story2_")
 }
 
 fn main() {
@@ -43,9 +53,11 @@ fn main() {
             if !reasons.is_empty() {
                 eprintln!("ignored: {}: {}", case.name, reasons.join(", "));
             }
-            let body = case.body;
+            let (body, twice) = (case.body, gets_a_second_run(&case.name));
             Trial::test(case.name, move || {
-                body();
+                if !twice || catch_unwind(AssertUnwindSafe(&body)).is_err() {
+                    body();
+                }
                 Ok(())
             })
             .with_ignored_flag(!reasons.is_empty())

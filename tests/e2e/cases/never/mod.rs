@@ -103,7 +103,7 @@ fn row(cases: &mut Vec<Case>, name: &str, plan: &Plan, oracle: Oracle, body: Bod
     let case = cases.last_mut().expect("one was just added");
     let run = std::mem::replace(&mut case.body, Box::new(|| {}));
     case.body = Box::new(move || {
-        let outcome = panic::catch_unwind(AssertUnwindSafe(run));
+        let outcome = panic::catch_unwind(AssertUnwindSafe(&run));
         match (&outcome, oracle) {
             (Ok(()), Oracle::Faulty) => panic!("{name}: the kernel's NAT does not have the fault"),
             (Ok(()), _) => eprintln!("oracle: {name}: passes"),
