@@ -44,7 +44,7 @@ pub fn list(cases: &mut Vec<Case>) {
 
 /// The first server's host is dead: nothing comes back.
 fn silent_server(plan: &Plan) {
-    let service = service(plan, "fail-after = 0");
+    let service = service(plan, "fail-after = 0\n");
     let mut lab = start(plan, &service);
     let _server = start_server(&lab, &service, 1);
     lab.server(0).nft(&format!(
@@ -64,7 +64,7 @@ fn silent_server(plan: &Plan) {
 /// The first server answers after its connection has gone to another: it is
 /// reset, and keeps nothing.
 fn late_server(plan: &Plan) {
-    let service = service(plan, "fail-after = 0");
+    let service = service(plan, "fail-after = 0\n");
     let mut lab = start(plan, &service);
     let _servers = super::start_servers(&lab, &service);
     lab.server(0).nft(&format!(
@@ -102,7 +102,7 @@ fn late_server(plan: &Plan) {
 
 /// The first server's process is gone: its host refuses.
 fn refusing_server(plan: &Plan) {
-    let service = service(plan, "fail-after = 0");
+    let service = service(plan, "fail-after = 0\n");
     let mut lab = start(plan, &service);
     let _server = start_server(&lab, &service, 1);
     for turn in 0..4 {
@@ -115,7 +115,7 @@ fn refusing_server(plan: &Plan) {
 
 /// Where every server refuses, the client hears it at once.
 fn all_refuse(plan: &Plan) {
-    let service = service(plan, "fail-after = 0");
+    let service = service(plan, "fail-after = 0\n");
     let mut lab = start(plan, &service);
     let start = Instant::now();
     let error = match try_connect(&lab, plan, CLIENT_PORT) {
