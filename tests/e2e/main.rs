@@ -29,8 +29,8 @@ pub struct Case {
 /// Cases that make thousands of connections to one server in a row. About once
 /// in 70,000 the server's kernel (6.18) does not take the acknowledgement of its
 /// SYN-ACK, though by its own counters it got every segment that the client
-/// sent, and sends the SYN-ACK again after a second. No gateway can help that;
-/// what one does wrong fails both runs.
+/// sent, and sends the SYN-ACK again after a second. Why is not known yet; what
+/// the gateway does wrong every time fails both runs.
 fn gets_a_second_run(name: &str) -> bool {
     name.contains("::row06_") || name.contains("::story2_")
 }
