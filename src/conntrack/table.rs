@@ -23,32 +23,13 @@ use super::hash::HashKey;
 use super::index::{Index, MAX_SLOTS};
 use super::wheel::Wheel;
 use crate::arena::{Arena, ArenaError, prefetch_pair, prefetch_slice};
-use crate::ids::{NeighborIx, ServerIx, SetIx, SlotIx};
+use crate::ids::SlotIx;
 use crate::time::Millis;
 
 /// All slots are in use, or the index has no place for one more tuple.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the connection table is full")]
 pub struct TableFull;
-
-/// The server side of a connection, as [`ConnTable::rekey_server`] replaces it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ServerSide {
-    /// Real server address.
-    pub server_addr: Ipv4Addr,
-    /// Real server port, host byte order.
-    pub server_port: u16,
-    /// Local address.
-    pub local: Ipv4Addr,
-    /// Local port, host byte order.
-    pub local_port: u16,
-    /// The real server's slot in the snapshot.
-    pub server: ServerIx,
-    /// The set that lent the local port.
-    pub set: SetIx,
-    /// Next hop towards the real server.
-    pub server_hop: NeighborIx,
-}
 
 /// What the table found in an arena that an earlier process had used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -226,8 +207,7 @@ impl ConnTable {
 
     /// The connection in `slot`, writable. The caller leaves the tuples alone,
     /// and `state` neither sets to `Free` or `Resting` nor takes from there:
-    /// [`ConnTable::rekey_server`], [`ConnTable::remove`] and
-    /// [`ConnTable::unlink_client`] do that.
+    /// [`ConnTable::remove`] and [`ConnTable::unlink_client`] do that.
     ///
     /// # Panics
     /// `slot` is not from this table.
@@ -298,40 +278,6 @@ impl ConnTable {
         self.index.remove(hash, slot, Direction::Forward);
     }
 
-    /// Gives the connection in `slot` another server side: its SYN goes to
-    /// another real server. The new server-side tuple may not be in the table.
-    ///
-    /// # Errors
-    /// [`TableFull`] where the index has no place for the new tuple; nothing is
-    /// changed.
-    #[inline]
-    pub fn rekey_server(&mut self, slot: SlotIx, side: &ServerSide) -> Result<(), TableFull> {
-        let Some(&old) = self.arena.as_slice().get(slot.ix()) else {
-            return Err(TableFull);
-        };
-        if old.state == State::Free {
-            return Err(TableFull);
-        }
-        let new = Entry {
-            server_addr: side.server_addr,
-            server_port: side.server_port,
-            local: side.local,
-            local_port: side.local_port,
-            server: side.server,
-            set: side.set,
-            server_hop: side.server_hop,
-            ..old
-        };
-        let hash = self.key.server(&new.server_tuple());
-        self.index
-            .insert(hash, slot, Direction::Reverse)
-            .map_err(|_| TableFull)?;
-        let hash = self.key.server(&old.server_tuple());
-        self.index.remove(hash, slot, Direction::Reverse);
-        self.write(slot, new);
-        Ok(())
-    }
-
     /// The slots in use among those from `from` up to but not including `to`.
     /// For sweeps in pieces; all slots in use are below
     /// [`ConnTable::slots_end`].
@@ -357,12 +303,6 @@ impl ConnTable {
     #[inline]
     pub fn arm(&mut self, slot: SlotIx, deadline: Millis) {
         self.wheel.arm(self.arena.as_mut_slice(), slot, deadline);
-    }
-
-    /// Disarms the timer of `slot`.
-    #[inline]
-    pub fn disarm(&mut self, slot: SlotIx) {
-        self.wheel.cancel(self.arena.as_mut_slice(), slot);
     }
 
     /// A connection whose deadline, as `deadline_of` says, has been reached. Its

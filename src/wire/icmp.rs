@@ -160,12 +160,6 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> IcmpView<T> {
         self.set_checksum(checksum);
     }
 
-    /// Sets the MTU of the next hop, in bytes, of a "fragmentation needed".
-    #[inline]
-    pub fn set_next_hop_mtu(&mut self, mtu: u16) {
-        set_u16(self.buf.as_mut(), NEXT_HOP_MTU, mtu);
-    }
-
     /// Makes an echo request the reply to it, checksum included. Addresses are
     /// the caller's.
     #[inline]
@@ -430,7 +424,6 @@ mod tests {
     fn rewrites_the_quoted_packet() {
         let mut message = [&FRAG_NEEDED_1400[..], &ORIGINAL[..]].concat();
         let mut view = IcmpView::new_checked(&mut message[..]).expect("valid");
-        view.set_next_hop_mtu(1380);
         let mut ip = Ipv4View::new_quoted(view.quoted_mut().expect("error")).expect("valid");
         let mut transport = QuotedTransport::new_checked(ip.payload_mut()).expect("8 bytes");
         transport.set_src_port(1);
@@ -438,7 +431,7 @@ mod tests {
         transport.set_tcp_seq(3);
         view.fill_checksum();
         assert!(view.verify_checksum());
-        assert_eq!(view.next_hop_mtu(), Some(1380));
+        assert_eq!(view.next_hop_mtu(), Some(1400));
         assert_eq!(message[28..36], [0, 1, 0, 2, 0, 0, 0, 3]);
         assert_eq!(message[8..28], ORIGINAL[..20]);
     }

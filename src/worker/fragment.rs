@@ -12,8 +12,7 @@ use arrayvec::ArrayVec;
 
 use super::Worker;
 use super::parse::{L3, Packet};
-use super::path::{to_client, to_server, tuple_of};
-use crate::conntrack::entry::{Direction, Entry};
+use super::path::{mapping_of, tuple_of};
 use crate::ids::PortIx;
 use crate::io::{BurstIo, PacketBuf};
 use crate::nat::rewrite::translate_fragment;
@@ -172,21 +171,18 @@ impl<Io: BurstIo> Worker<Io> {
             return self.discard(packet, DropReason::Ipv4Fragment);
         };
         let entry = self.table.get(slot);
-        let (mut hop, mapping) = match direction {
-            Direction::Forward => (entry.server_hop, to_server(entry)),
-            Direction::Reverse => (entry.client_hop, to_client(entry)),
+        let (mapping, server) = (mapping_of(entry, direction), entry.server);
+        let hop = match self.hop_of(slot, direction) {
+            Ok(hop) => hop,
+            Err(reason) => return self.discard(packet, reason),
         };
-        if hop == Entry::NO_NEIGHBOR {
-            match self.find_hop(slot, direction) {
-                Ok(found) => hop = found,
-                Err(reason) => return self.discard(packet, reason),
-            }
-        }
+        // No ICMP error about a fragment other than the first (RFC 1122,
+        // 3.2.2).
         if packet.bytes().get(L3 + 8).is_none_or(|&ttl| ttl <= 1) {
             return self.discard(packet, DropReason::TtlExpired);
         }
         if at.ip_len > self.mtu_towards(hop) {
-            return self.too_big(packet, at, hop);
+            return self.discard(packet, DropReason::MtuExceeded);
         }
         let translated = packet
             .bytes_mut()
@@ -196,6 +192,7 @@ impl<Io: BurstIo> Worker<Io> {
             return self.discard(packet, DropReason::Ipv4Malformed);
         }
         self.stats.event(Event::Fragmented).add(1);
+        self.count(server, direction, at.ip_len);
         self.emit(packet, hop);
     }
 

@@ -4,7 +4,7 @@
 use super::parse::{L3, Packet};
 use super::path::{to_client, to_server};
 use super::{Worker, answer};
-use crate::conntrack::entry::{Direction, Entry, FlowTuple};
+use crate::conntrack::entry::{Direction, FlowTuple};
 use crate::ids::PortIx;
 use crate::io::{BurstIo, PacketBuf};
 use crate::nat::icmp::{Quote, quote, translate_error};
@@ -100,11 +100,11 @@ impl<Io: BurstIo> Worker<Io> {
             return self.discard(packet, DropReason::IcmpUnmatched);
         };
         let entry = self.table.get(slot);
-        let (outer_src, outer_dst, inner, shift, hop) = match direction {
+        let (outer_src, outer_dst, inner, shift) = match direction {
             // About what we sent to the client; for the server.
             Direction::Forward => {
                 let to = to_server(entry);
-                (to.src, to.dst, to, 0, entry.server_hop)
+                (to.src, to.dst, to, 0)
             }
             // About what we sent to the server; for the client. The error's
             // source may be a router behind us: the client hears it from the
@@ -112,7 +112,7 @@ impl<Io: BurstIo> Worker<Io> {
             Direction::Reverse => {
                 let to = to_client(entry);
                 let shift = entry.seq_delta.wrapping_neg();
-                (to.src, to.dst, to, shift, entry.client_hop)
+                (to.src, to.dst, to, shift)
             }
         };
         // As sent by the one who now gets the error: the way back of the way
@@ -123,13 +123,9 @@ impl<Io: BurstIo> Worker<Io> {
             src_port: inner.dst_port,
             dst_port: inner.src_port,
         };
-        let hop = if hop == Entry::NO_NEIGHBOR {
-            match self.find_hop(slot, direction) {
-                Ok(hop) => hop,
-                Err(reason) => return self.discard(packet, reason),
-            }
-        } else {
-            hop
+        let hop = match self.hop_of(slot, direction) {
+            Ok(hop) => hop,
+            Err(reason) => return self.discard(packet, reason),
         };
         if packet.bytes().get(L3 + 8).is_none_or(|&ttl| ttl <= 1) {
             return self.discard(packet, DropReason::TtlExpired);

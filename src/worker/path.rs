@@ -11,7 +11,7 @@ use super::parse::{L3, Packet, Parsed, parse};
 use super::{HandedOver, Worker};
 use crate::conntrack::entry::{Direction, Entry, FlowTuple, State, flag, proto};
 use crate::conntrack::tcp::{self, Flags, Segment, Verdict};
-use crate::ids::{NeighborIx, PortIx, SlotIx, WorkerIx};
+use crate::ids::{NeighborIx, PortIx, ServerIx, SlotIx, WorkerIx};
 use crate::io::{BURST, BurstIo, PacketBuf};
 use crate::nat::rewrite::{self, Mapping, Shift};
 use crate::service::snapshot::{AddressKind, Answer};
@@ -274,22 +274,17 @@ impl<Io: BurstIo> Worker<Io> {
         port: PortIx,
     ) {
         let entry = self.table.get(slot);
-        let (mut hop, mapping) = match direction {
-            Direction::Forward => (entry.server_hop, to_server(entry)),
-            Direction::Reverse => (entry.client_hop, to_client(entry)),
-        };
+        let mapping = mapping_of(entry, direction);
         let shift = Shift {
             seq: entry.seq_delta,
             ts: entry.ts_delta,
         };
         let shifts = entry.flags & (flag::TRANSLATE_SEQ | flag::TRANSLATE_TS) != 0;
         let server = entry.server;
-        if hop == Entry::NO_NEIGHBOR {
-            match self.find_hop(slot, direction) {
-                Ok(found) => hop = found,
-                Err(reason) => return self.discard(packet, reason),
-            }
-        }
+        let hop = match self.hop_of(slot, direction) {
+            Ok(hop) => hop,
+            Err(reason) => return self.discard(packet, reason),
+        };
         if packet.bytes().get(L3 + 8).is_none_or(|&ttl| ttl <= 1) {
             return self.ttl_expired(packet, at, port);
         }
@@ -308,18 +303,24 @@ impl<Io: BurstIo> Worker<Io> {
             return self.discard(packet, DropReason::Ipv4Malformed);
         }
 
+        self.count(server, direction, at.ip_len);
+        self.emit_fast(packet, hop);
+    }
+
+    /// Counts a packet of `ip_len` bytes to or from a real server.
+    #[inline(always)]
+    pub(super) fn count(&self, server: ServerIx, direction: Direction, ip_len: u16) {
         let counters = self.stats.server(server);
         match direction {
             Direction::Forward => {
                 counters.in_packets.add(1);
-                counters.in_bytes.add(u64::from(at.ip_len));
+                counters.in_bytes.add(u64::from(ip_len));
             }
             Direction::Reverse => {
                 counters.out_packets.add(1);
-                counters.out_bytes.add(u64::from(at.ip_len));
+                counters.out_bytes.add(u64::from(ip_len));
             }
         }
-        self.emit_fast(packet, hop);
     }
 
     /// A TCP or UDP packet whose tuple is in no connection.
@@ -403,13 +404,28 @@ impl<Io: BurstIo> Worker<Io> {
         self.stats.drop_counter(reason).add(1);
     }
 
-    /// The next hop of one side of a connection, kept in the entry.
-    #[inline(never)]
-    pub(super) fn find_hop(
+    /// The next hop of one side of a connection.
+    #[inline(always)]
+    pub(super) fn hop_of(
         &mut self,
         slot: SlotIx,
         direction: Direction,
     ) -> Result<NeighborIx, DropReason> {
+        let entry = self.table.get(slot);
+        let kept = match direction {
+            Direction::Forward => entry.server_hop,
+            Direction::Reverse => entry.client_hop,
+        };
+        if kept == Entry::NO_NEIGHBOR {
+            return self.find_hop(slot, direction);
+        }
+        Ok(kept)
+    }
+
+    /// Looks the next hop of one side of a connection up, and keeps it in the
+    /// entry.
+    #[inline(never)]
+    fn find_hop(&mut self, slot: SlotIx, direction: Direction) -> Result<NeighborIx, DropReason> {
         let entry = self.table.get(slot);
         let destination = match direction {
             Direction::Forward => entry.server_addr,
@@ -434,6 +450,15 @@ pub(super) fn tuple_of(at: &Packet) -> FlowTuple {
         src_port: at.src_port,
         dst_port: at.dst_port,
         protocol: at.protocol,
+    }
+}
+
+/// What becomes of a packet's addresses and ports.
+#[inline(always)]
+pub(super) fn mapping_of(entry: &Entry, direction: Direction) -> Mapping {
+    match direction {
+        Direction::Forward => to_server(entry),
+        Direction::Reverse => to_client(entry),
     }
 }
 
