@@ -7,6 +7,7 @@ mod icmp;
 mod metrics;
 mod never;
 mod operate;
+mod reload;
 mod soak;
 mod startup;
 
@@ -25,6 +26,7 @@ pub fn all() -> Vec<Case> {
     icmp::list(&mut cases);
     bulk::list(&mut cases);
     operate::list(&mut cases);
+    reload::list(&mut cases);
     metrics::list(&mut cases);
     startup::list(&mut cases);
     never::list(&mut cases);
