@@ -16,6 +16,8 @@ mod services;
 mod units;
 mod validate;
 
+use std::fs::File;
+use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -33,6 +35,9 @@ use crate::conntrack::timeouts::Timeouts;
 use crate::service::schedule::Scheduler;
 use crate::service::snapshot::Answer;
 use raw::RawConfig;
+
+/// Largest file that is read: several times what a million servers need.
+const FILE_MAX: u64 = 512 << 20;
 
 /// A valid configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -234,9 +239,33 @@ impl Config {
     /// The first problem found, with file, line and key.
     pub fn load(path: &Path) -> Result<Checked, Problem> {
         let file = path.display().to_string();
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| Problem::new(format!("can't be read: {error}")).located(&file, ""))?;
+        let wrong = |what: String| Problem::new(what).located(&file, "");
+        let mut text = String::new();
+        File::open(path)
+            .and_then(|opened| opened.take(FILE_MAX + 1).read_to_string(&mut text))
+            .map_err(|error| wrong(format!("can't be read: {error}")))?;
+        if text.len() as u64 > FILE_MAX {
+            return Err(wrong(format!(
+                "is larger than {} MiB; give a configuration",
+                FILE_MAX >> 20
+            )));
+        }
         Self::parse(&file, &text)
+    }
+
+    /// The same for a path that somebody else chose: nothing that never ends,
+    /// or never begins, is opened.
+    ///
+    /// # Errors
+    /// See [`Config::load`].
+    pub fn load_file(path: &Path) -> Result<Checked, Problem> {
+        match std::fs::metadata(path) {
+            Ok(found) if !found.is_file() => {
+                let what = Problem::new("is no regular file; give a configuration");
+                Err(what.located(&path.display().to_string(), ""))
+            }
+            _ => Self::load(path),
+        }
     }
 
     /// Validates `text`, naming it `file` in problems.

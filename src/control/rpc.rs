@@ -20,6 +20,8 @@ pub const UNKNOWN_METHOD: i32 = -32601;
 pub const INVALID_PARAMS: i32 = -32602;
 /// The request was understood and could not be fulfilled.
 pub const FAILED: i32 = -32000;
+/// There is no place for one more client; a moment later there may be.
+pub const BUSY: i32 = -32001;
 
 /// Longest error message, bytes: it may quote what the client sent.
 const MESSAGE_LIMIT: usize = 512;

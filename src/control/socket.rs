@@ -2,7 +2,8 @@
 //! line. Owns the socket file and one thread per client; hands each request to
 //! the management loop over a channel and writes its outcome back. Never
 //! touches state, and never lets one client keep another waiting: clients are
-//! bounded in number, in bytes per request and in time.
+//! bounded in number, in bytes per request and in time, and one that only keeps
+//! its place gives it up when somebody else needs it.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -10,9 +11,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender, SyncSender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -27,11 +28,20 @@ pub struct Call {
     pub reply: SyncSender<Outcome>,
 }
 
+/// Bytes that are read or written at a time.
+const CHUNK: usize = 16 * 1024;
+
+/// How often a client that takes no answer is seen to have lost its place.
+const PLACE_CHECK: Duration = Duration::from_millis(500);
+
 /// What one client may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Clients at a time; the next one is told so and closed.
+    /// Clients at a time. The next one gets the place of the one that has been
+    /// waited for longest, or is told that there is none and closed.
     pub clients: usize,
+    /// A client that has been waited for so long can lose its place.
+    pub grace: Duration,
     /// Longest request line, bytes.
     pub line: usize,
     /// A client that sends nothing for so long is closed.
@@ -46,6 +56,7 @@ impl Limits {
     /// What `fullgate` allows.
     pub const DEFAULT: Self = Self {
         clients: 64,
+        grace: Duration::from_secs(2),
         line: 1 << 20,
         idle: Duration::from_secs(60),
         request: Duration::from_secs(10),
@@ -148,7 +159,7 @@ fn check_free(path: &Path) -> Result<(), BindError> {
 }
 
 fn accept(listener: &UnixListener, limits: Limits, calls: &Sender<Call>, stopping: &AtomicBool) {
-    let clients = Arc::new(AtomicUsize::new(0));
+    let places = Arc::new(Places::new(limits));
     while !stopping.load(Ordering::Relaxed) {
         let stream = match listener.accept() {
             Ok((stream, _)) => stream,
@@ -160,16 +171,15 @@ fn accept(listener: &UnixListener, limits: Limits, calls: &Sender<Call>, stoppin
                 continue;
             }
         };
-        let seat = Seat::take(&clients);
+        let Some(place) = Places::take(&places, &stream, Instant::now()) else {
+            turn_away(stream, limits);
+            continue;
+        };
         let client = Client {
             stream,
             limits,
-            seat,
+            place,
         };
-        if client.seat.0.load(Ordering::Relaxed) > limits.clients {
-            client.turn_away();
-            continue;
-        }
         let calls = calls.clone();
         let serve = move || client.serve(&calls);
         let spawned = std::thread::Builder::new()
@@ -178,6 +188,122 @@ fn accept(listener: &UnixListener, limits: Limits, calls: &Sender<Call>, stoppin
         if let Err(error) = spawned {
             log::warn!("admin socket: no thread for a client: {error}");
         }
+    }
+}
+
+fn turn_away(mut stream: UnixStream, limits: Limits) {
+    let error = Error::new(
+        rpc::BUSY,
+        format!(
+            "too many clients: the admin socket serves {} at a time; try again in a moment",
+            limits.clients
+        ),
+    );
+    // The accepting thread waits for nobody; an empty socket buffer takes this
+    // much without blocking.
+    let _ = stream.set_nonblocking(true);
+    let _ = stream.write_all(rpc::response(&Id::Null, &Err(error)).as_bytes());
+    let _ = stream.shutdown(Shutdown::Write);
+}
+
+/// The places for clients.
+#[derive(Debug)]
+struct Places {
+    limits: Limits,
+    taken: Mutex<Vec<Arc<Occupant>>>,
+}
+
+/// Who has a place.
+#[derive(Debug)]
+struct Occupant {
+    /// The client's socket, to be shut down by whoever needs the place.
+    stream: Option<UnixStream>,
+    /// Since when everything waits for the client: for its next request, or
+    /// for it to take an answer. `None` while it is being served.
+    waited_for: Mutex<Option<Instant>>,
+    evicted: AtomicBool,
+}
+
+impl Occupant {
+    fn waited_for(&self) -> MutexGuard<'_, Option<Instant>> {
+        // Nothing that can panic runs under the lock.
+        self.waited_for
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place; free again when dropped.
+#[derive(Debug)]
+struct Place {
+    places: Arc<Places>,
+    occupant: Arc<Occupant>,
+}
+
+impl Places {
+    fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            taken: Mutex::new(Vec::with_capacity(limits.clients)),
+        }
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Vec<Arc<Occupant>>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for a client, if need be that of another.
+    fn take(places: &Arc<Self>, stream: &UnixStream, now: Instant) -> Option<Place> {
+        let mut taken = places.taken();
+        if taken.len() >= places.limits.clients {
+            let waits = taken.iter().map(|occupant| *occupant.waited_for());
+            let (index, since) = waits
+                .enumerate()
+                .filter_map(|(index, since)| Some((index, since?)))
+                .min_by_key(|(_, since)| *since)?;
+            if now.saturating_duration_since(since) < places.limits.grace {
+                return None;
+            }
+            let longest = taken.swap_remove(index);
+            longest.evicted.store(true, Ordering::Relaxed);
+            if let Some(stream) = &longest.stream {
+                // Wakes its thread, which can still tell the client why.
+                let _ = stream.shutdown(Shutdown::Read);
+            }
+        }
+        let occupant = Arc::new(Occupant {
+            stream: stream.try_clone().ok(),
+            waited_for: Mutex::new(Some(now)),
+            evicted: AtomicBool::new(false),
+        });
+        taken.push(Arc::clone(&occupant));
+        Some(Place {
+            places: Arc::clone(places),
+            occupant,
+        })
+    }
+}
+
+impl Place {
+    fn is_lost(&self) -> bool {
+        self.occupant.evicted.load(Ordering::Relaxed)
+    }
+
+    /// The client's turn.
+    fn wait_for_client(&self) {
+        *self.occupant.waited_for() = Some(Instant::now());
+    }
+
+    /// Ours.
+    fn serve_client(&self) {
+        *self.occupant.waited_for() = None;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.taken();
+        taken.retain(|other| !Arc::ptr_eq(other, &self.occupant));
     }
 }
 
@@ -209,28 +335,15 @@ enum Ended {
 struct Client {
     stream: UnixStream,
     limits: Limits,
-    seat: Seat,
+    place: Place,
 }
 
 impl Client {
-    fn turn_away(mut self) {
-        let error = Error::failed(format!(
-            "too many clients: the admin socket serves {} at a time",
-            self.limits.clients
-        ));
-        // The accepting thread waits for nobody; an empty socket buffer takes
-        // this much without blocking.
-        let _ = self.stream.set_nonblocking(true);
-        let _ = self
-            .stream
-            .write_all(rpc::response(&Id::Null, &Err(error)).as_bytes());
-        let _ = self.stream.shutdown(Shutdown::Write);
-    }
-
     fn serve(mut self, calls: &Sender<Call>) {
         let mut buffer = Vec::new();
         loop {
-            let line = match self.line(&mut buffer) {
+            self.place.wait_for_client();
+            let line = match self.next_line(&mut buffer) {
                 Ok(line) => line,
                 Err(Ended::Gone) => return,
                 Err(Ended::Faulty(error)) => {
@@ -238,9 +351,7 @@ impl Client {
                     return;
                 }
             };
-            if line.iter().all(u8::is_ascii_whitespace) {
-                continue;
-            }
+            self.place.serve_client();
             let answer = match rpc::parse(&line) {
                 Err(refusal) => rpc::response(&refusal.id, &Err(refusal.error)),
                 Ok(request) => {
@@ -250,6 +361,21 @@ impl Client {
             };
             if self.write(&answer).is_err() {
                 return;
+            }
+        }
+    }
+
+    /// The next line that is not blank. Blank ones get no answer, and no time
+    /// beyond what is left for the next request.
+    fn next_line(&mut self, buffer: &mut Vec<u8>) -> Result<Vec<u8>, Ended> {
+        let deadline = Instant::now() + self.limits.idle;
+        loop {
+            let line = self.line(buffer)?;
+            if !line.iter().all(u8::is_ascii_whitespace) {
+                return Ok(line);
+            }
+            if Instant::now() >= deadline {
+                return Err(Ended::Gone);
             }
         }
     }
@@ -276,8 +402,12 @@ impl Client {
                 let message = format!("the request is longer than {} bytes", self.limits.line);
                 return Err(Ended::Faulty(Error::new(rpc::INVALID_REQUEST, message)));
             }
-            let mut chunk = [0; 16 * 1024];
+            let mut chunk = [0; CHUNK];
             match self.read(&mut chunk, deadline) {
+                Ok(0) if self.place.is_lost() => {
+                    let message = "another client needed the place of this silent one";
+                    return Err(Ended::Faulty(Error::new(rpc::BUSY, message)));
+                }
                 Ok(0) => return Err(Ended::Gone),
                 Ok(count) => {
                     if buffer.is_empty() {
@@ -308,13 +438,22 @@ impl Client {
     fn write(&mut self, answer: &str) -> io::Result<()> {
         let deadline = Instant::now() + self.limits.response;
         let mut rest = answer.as_bytes();
+        self.place.wait_for_client();
         while !rest.is_empty() {
-            self.stream.set_write_timeout(Some(left(deadline)?))?;
-            match self.stream.write(rest) {
+            let patience = left(deadline)?.min(PLACE_CHECK);
+            self.stream.set_write_timeout(Some(patience))?;
+            // A call with more would last until a slow client has taken it all.
+            match self.stream.write(&rest[..rest.len().min(CHUNK)]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => rest = &rest[count..],
+                Ok(count) => {
+                    rest = &rest[count..];
+                    self.place.wait_for_client();
+                }
                 Err(error) if is_retry(&error) => {}
                 Err(error) => return Err(error),
+            }
+            if self.place.is_lost() {
+                return Err(io::ErrorKind::TimedOut.into());
             }
         }
         Ok(())
@@ -358,6 +497,7 @@ mod tests {
 
     const LIMITS: Limits = Limits {
         clients: 64,
+        grace: Duration::from_secs(60),
         line: 4096,
         idle: Duration::from_secs(60),
         request: Duration::from_millis(300),
@@ -563,6 +703,51 @@ mod tests {
         }
         assert!(served);
         assert_eq!(fixture.finish(), 65);
+    }
+
+    #[test]
+    fn whoever_is_waited_for_longest_makes_room() {
+        let fixture = Fixture::new(Limits {
+            clients: 3,
+            grace: Duration::from_millis(50),
+            request: Duration::from_secs(60),
+            response: Duration::from_secs(60),
+            ..LIMITS
+        });
+        let ping = rpc::request(1, "echo", &json!({}));
+        let mut silent = fixture.connect();
+        std::thread::sleep(Duration::from_millis(5));
+        let mut half = fixture.connect();
+        send(&mut half, b"{\"jsonrpc\"");
+        std::thread::sleep(Duration::from_millis(5));
+        let mut deaf = fixture.connect();
+        let huge = rpc::request(1, "echo", &json!({"bytes": 8 << 20}));
+        send(&mut deaf, huge.as_bytes());
+        deaf.read_exact(&mut [0]).expect("the begin of an answer");
+        let mut served = Vec::new();
+        for stalled in [&mut silent, &mut half, &mut deaf] {
+            let client = (0..1000).find_map(|_| {
+                let mut client = fixture.connect();
+                let _ = client.get_mut().write_all(ping.as_bytes());
+                match answer(&mut client) {
+                    Ok(_) => Some(client),
+                    Err(error) => {
+                        assert_eq!(error.code, rpc::BUSY, "{error}");
+                        std::thread::sleep(Duration::from_millis(5));
+                        None
+                    }
+                }
+            });
+            served.push(client.expect("a place"));
+            let mut rest = Vec::new();
+            let _ = stalled.read_to_end(&mut rest);
+            assert!(rest.len() < 8 << 20);
+            let rest = String::from_utf8_lossy(&rest);
+            let told = rest.contains("needed the place");
+            assert_eq!(told, rest.len() < 1000, "{rest:.100}");
+        }
+        drop(served);
+        fixture.finish();
     }
 
     #[test]

@@ -13,6 +13,10 @@ use crate::control::rpc;
 /// Longest wait for an answer: a change waits for all workers.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Between two tries for a place among the clients, and how many of them.
+const BUSY_WAIT: Duration = Duration::from_millis(100);
+const BUSY_TRIES: u32 = 50;
+
 /// Why a call has no result; one line.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
@@ -45,7 +49,17 @@ pub struct Client {
 impl Client {
     /// Connects to the admin socket.
     pub fn connect(path: &Path) -> Result<Self, CallError> {
-        let stream = UnixStream::connect(path).map_err(|source| match source.kind() {
+        let mut client = Self {
+            path: path.into(),
+            stream: BufReader::new(Self::open(path)?),
+            next_id: 1,
+        };
+        client.limit_reads()?;
+        Ok(client)
+    }
+
+    fn open(path: &Path) -> Result<UnixStream, CallError> {
+        UnixStream::connect(path).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => CallError::NoSocket(path.into()),
             io::ErrorKind::ConnectionRefused => CallError::NotRunning(path.into()),
             io::ErrorKind::PermissionDenied => CallError::Forbidden(path.into()),
@@ -53,18 +67,13 @@ impl Client {
                 path: path.into(),
                 source,
             },
-        })?;
-        let mut client = Self {
-            path: path.into(),
-            stream: BufReader::new(stream),
-            next_id: 1,
-        };
-        let timed = client
-            .stream
-            .get_mut()
-            .set_read_timeout(Some(ANSWER_TIMEOUT));
-        timed.map_err(|source| client.io(source))?;
-        Ok(client)
+        })
+    }
+
+    fn limit_reads(&mut self) -> Result<(), CallError> {
+        let stream = self.stream.get_mut();
+        let limited = stream.set_read_timeout(Some(ANSWER_TIMEOUT));
+        limited.map_err(|source| self.io(source))
     }
 
     fn io(&self, source: io::Error) -> CallError {
@@ -77,8 +86,24 @@ impl Client {
         }
     }
 
-    /// Calls a method and returns its result.
+    /// Calls a method and returns its result. Where all places are taken, tries
+    /// again for a few seconds: nothing was done then.
     pub fn call(&mut self, method: &str, params: &Value) -> Result<Value, CallError> {
+        let mut tries = 0;
+        loop {
+            match self.call_once(method, params) {
+                Err(CallError::Refused(error)) if error.code == rpc::BUSY && tries < BUSY_TRIES => {
+                    tries += 1;
+                    std::thread::sleep(BUSY_WAIT);
+                    self.stream = BufReader::new(Self::open(&self.path)?);
+                    self.limit_reads()?;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn call_once(&mut self, method: &str, params: &Value) -> Result<Value, CallError> {
         let request = rpc::request(self.next_id, method, params);
         self.next_id += 1;
         // One that is turned away may find the socket closed before it wrote;

@@ -260,14 +260,14 @@ impl Management {
             "reload" => none(params).map(|()| Action::Change(self.reload())),
             "config.check" => {
                 let FileParams { path } = rpc::params(params)?;
-                let checked =
-                    Config::load(&path).map_err(|problem| Error::failed(problem.to_string()))?;
+                let checked = Config::load_file(&path)
+                    .map_err(|problem| Error::failed(problem.to_string()))?;
                 Ok(Action::Answer(value(&api::Checked::of(&checked))))
             }
             "config.diff" => {
                 let FileParams { path } = rpc::params(params)?;
-                let checked =
-                    Config::load(&path).map_err(|problem| Error::failed(problem.to_string()))?;
+                let checked = Config::load_file(&path)
+                    .map_err(|problem| Error::failed(problem.to_string()))?;
                 Ok(Action::Answer(value(&self.diff(&checked))))
             }
             _ => self.listing(method, params, now).map(Action::Answer),

@@ -3,6 +3,7 @@
 mod bulk;
 mod drivers;
 mod forward;
+mod hostile;
 mod icmp;
 mod metrics;
 mod never;
@@ -27,6 +28,7 @@ pub fn all() -> Vec<Case> {
     bulk::list(&mut cases);
     operate::list(&mut cases);
     reload::list(&mut cases);
+    hostile::list(&mut cases);
     metrics::list(&mut cases);
     startup::list(&mut cases);
     never::list(&mut cases);

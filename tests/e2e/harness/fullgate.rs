@@ -170,6 +170,24 @@ impl Fullgate {
         &self.config
     }
 
+    /// A line of its `/proc/PID/status`, such as `VmRSS`, without the name.
+    pub fn status(&self, name: &str) -> String {
+        let path = format!("/proc/{}/status", self.process.pid());
+        let text = fs::read_to_string(path).expect("the status of the process");
+        let line = text.lines().find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            (key == name).then(|| value.trim().to_owned())
+        });
+        line.unwrap_or_else(|| panic!("no {name} in {text}"))
+    }
+
+    /// Its resident memory, bytes.
+    pub fn resident(&self) -> u64 {
+        let text = self.status("VmRSS");
+        let kilobytes = text.split(' ').next().and_then(|text| text.parse().ok());
+        kilobytes.map_or_else(|| panic!("VmRSS: {text}"), |count: u64| count << 10)
+    }
+
     /// What it has logged.
     pub fn output(&self) -> String {
         self.process.output()

@@ -64,6 +64,11 @@ impl Process {
         }
     }
 
+    /// Its process id: what starts it replaces itself by it.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What the process has written so far.
     pub fn output(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.output).unwrap_or_default()).into_owned()
