@@ -24,6 +24,7 @@ use self::changes::{Change, Taking};
 use self::drains::Drains;
 use self::gather::{Ask, Complete, Gather};
 pub use self::links::{Alive, WorkerLink};
+pub use self::methods::METHODS;
 use self::notices::{NoticeLog, server_title};
 pub(super) use self::report::{protocol_name, server_state, steering_name};
 pub use self::signals::Signals;

@@ -20,7 +20,7 @@ use crate::control::socket::Call;
 use crate::worker::message::Filter;
 
 /// All methods.
-pub(super) const METHODS: [&str; 20] = [
+pub const METHODS: [&str; 20] = [
     "ping",
     "version",
     "services.list",
