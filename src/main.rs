@@ -396,8 +396,12 @@ fn start(
         .map(|&core| u32::from(core));
     let clock = Clock::new(eal);
     let idle_sleep = config.idle_sleep();
+    let signals_for = (ix == WorkerIx(0)).then(|| eal.clone());
     dpdk::spawn(eal, &format!("worker-{ix}"), core, move || {
         let _alive = alive;
+        if let Some(eal) = signals_for {
+            dpdk::take_signals(&eal);
+        }
         let worker = Worker::new(setup, io, Box::new(first), now(&clock));
         poll(worker, &clock, idle_sleep);
     })

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use arrayvec::ArrayVec;
 use fullgate::dpdk::{
     Clock, Device, DpdkIo, Eal, EalConfig, Error, Mbuf, Memory, Mempool, PoolConfig, Port,
-    PortConfig, RssStatus, ring_port, soft_rss, spawn,
+    PortConfig, RssStatus, ring_port, soft_rss, spawn, take_signals,
 };
 use fullgate::ids::{PortIx, WorkerIx};
 use fullgate::io::{BURST, BurstIo, ChecksumStatus, PacketBuf, TX_BURST};
@@ -43,7 +43,7 @@ fn main() {
     arguments.test_threads = Some(1);
     // SAFETY: has no precondition.
     let root = unsafe { libc::geteuid() } == 0;
-    let unprivileged: [(&str, fn()); 11] = [
+    let unprivileged: [(&str, fn()); 12] = [
         ("eal_starts_once", eal_starts_once),
         ("pool_counts_what_is_out", pool_counts_what_is_out),
         (
@@ -61,6 +61,10 @@ fn main() {
             a_packet_outlives_its_pool_handle,
         ),
         ("a_worker_thread_polls", a_worker_thread_polls),
+        (
+            "driver_signals_are_for_who_takes_them",
+            driver_signals_are_for_who_takes_them,
+        ),
         ("refusals_say_what_to_do", refusals_say_what_to_do),
         ("our_hash_is_dpdk_s", our_hash_is_dpdk_s),
         (
@@ -288,6 +292,32 @@ fn config(device: Device) -> PortConfig {
         rss_key: [0x6d; 40],
         one_pool: true,
     }
+}
+
+/// Real-time signals that a thread blocks, as bits from SIGRTMIN on.
+fn blocked_signals(thread: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/self/task/{thread}/status")).unwrap();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+    u64::from_str_radix(mask.unwrap().trim(), 16).unwrap() >> (libc::SIGRTMIN() - 1)
+}
+
+fn driver_signals_are_for_who_takes_them() {
+    eal();
+    let all = u64::MAX >> (libc::SIGRTMIN() - 1);
+    let threads = std::fs::read_dir("/proc/self/task").unwrap();
+    let interrupts = threads
+        .map(|thread| thread.unwrap().file_name().into_string().unwrap())
+        .find(|thread| {
+            let comm = std::fs::read_to_string(format!("/proc/self/task/{thread}/comm"));
+            comm.is_ok_and(|comm| comm.trim() == "eal-intr-thread")
+        });
+    assert_eq!(blocked_signals(&interrupts.unwrap()), all);
+    let taken = std::thread::spawn(|| {
+        take_signals(eal());
+        // SAFETY: has no precondition.
+        blocked_signals(&unsafe { libc::gettid() }.to_string())
+    });
+    assert_eq!(taken.join().unwrap(), 0);
 }
 
 fn refusals_say_what_to_do() {
@@ -544,6 +574,7 @@ fn tap_in_a_namespace_carries_traffic() {
         enter(&name);
         (0..32u8).filter(|n| echo(*n).is_ok()).count()
     });
+    take_signals(eal());
     eventually("the client is done", || {
         poll_host(&mut ios, mac);
         client.is_finished()

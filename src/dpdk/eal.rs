@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use log::{Level, LevelFilter};
 
 use super::error::{Errno, Error};
-use super::lcore;
+use super::{lcore, signals};
 
 /// Where packet buffers live.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -80,7 +80,9 @@ impl Drop for Running {
 static INITIALISED: AtomicBool = AtomicBool::new(false);
 
 impl Eal {
-    /// Starts EAL. The calling thread becomes its main thread.
+    /// Starts EAL. The calling thread becomes its main thread. It and those that
+    /// it starts from now on block the signals of drivers; one that polls is to
+    /// [`take_signals`](super::take_signals).
     ///
     /// # Errors
     /// [`Error::AlreadyInitialised`]; what the checks before the start find
@@ -106,6 +108,8 @@ impl Eal {
             return Err(Error::AlreadyInitialised);
         }
 
+        // Before EAL starts its first thread.
+        signals::block();
         let mut argv: Vec<*mut c_char> = arguments.iter().map(|a| a.as_ptr().cast_mut()).collect();
         argv.push(std::ptr::null_mut());
         let argc = arguments.len() as c_int;

@@ -24,6 +24,7 @@ mod queue;
 mod ring;
 mod rss;
 mod setup;
+mod signals;
 
 pub use clock::{Clock, thread_cpu_ns};
 pub use eal::{Eal, EalConfig, Memory};
@@ -36,3 +37,4 @@ pub use port::{Device, Link, Port, PortConfig, PortStats};
 pub use queue::Queue;
 pub use ring::{RingEnd, ring_port};
 pub use rss::{RssFlows, RssStatus, soft_rss};
+pub use signals::take_signals;
