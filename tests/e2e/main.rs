@@ -12,7 +12,6 @@ mod cases;
 mod harness;
 
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -24,15 +23,6 @@ pub struct Case {
     pub name: String,
     pub needs: Vec<Need>,
     pub body: Box<dyn Fn() + Send>,
-}
-
-/// Cases that make thousands of connections to one server in a row. About once
-/// in 70,000 the server's kernel (6.18) does not take the acknowledgement of its
-/// SYN-ACK, though by its own counters it got every segment that the client
-/// sent, and sends the SYN-ACK again after a second. Why is not known yet; what
-/// the gateway does wrong every time fails both runs.
-fn gets_a_second_run(name: &str) -> bool {
-    name.contains("::row06_") || name.contains("::story2_")
 }
 
 fn main() {
@@ -53,11 +43,9 @@ fn main() {
             if !reasons.is_empty() {
                 eprintln!("ignored: {}: {}", case.name, reasons.join(", "));
             }
-            let (body, twice) = (case.body, gets_a_second_run(&case.name));
+            let body = case.body;
             Trial::test(case.name, move || {
-                if !twice || catch_unwind(AssertUnwindSafe(&body)).is_err() {
-                    body();
-                }
+                body();
                 Ok(())
             })
             .with_ignored_flag(!reasons.is_empty())
