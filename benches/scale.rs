@@ -51,6 +51,7 @@ fn options(connections: usize) -> Options {
         ],
         servers: 16,
         resets_per_second: 100_000_000,
+        kernel: false,
     }
 }
 

@@ -7,6 +7,7 @@ pub mod control;
 #[cfg(feature = "dpdk")]
 #[allow(unsafe_code)]
 pub mod dpdk;
+pub mod exception;
 pub mod ids;
 pub mod io;
 pub mod nat;

@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -20,9 +22,10 @@ use fullgate::conntrack::isn::IsnSecret;
 use fullgate::conntrack::table::ConnTable;
 use fullgate::control::cli::{DaemonArgs, DaemonCommand};
 use fullgate::control::config::{self, Config, SteeringChoice};
+use fullgate::control::kernel::{self, Kernel};
 use fullgate::control::lock::InstanceLock;
 use fullgate::control::management::{
-    Alive, Management, PortReading, PortStatus, Setup, Signals, WorkerLink,
+    Alive, KernelReading, Management, PortReading, PortStatus, Setup, Signals, WorkerLink,
 };
 use fullgate::control::metrics::{self, Level};
 use fullgate::control::preflight::preflight;
@@ -33,7 +36,8 @@ use fullgate::dpdk::{
     self, Clock, Device, DpdkIo, Eal, EalConfig, Mbuf, Memory, Mempool, PoolConfig, Port,
     PortConfig, RssStatus,
 };
-use fullgate::ids::WorkerIx;
+use fullgate::exception::{self, Carried};
+use fullgate::ids::{PortIx, WorkerIx};
 use fullgate::service::snapshot::PortInfo;
 use fullgate::snat::steering::{Reta, Steering, SteeringMode};
 use fullgate::snat::toeplitz::DEFAULT_KEY;
@@ -122,6 +126,11 @@ fn serve(config: Config, config_path: &Path) -> Result<(), Failure> {
     let secret = IsnSecret(secret.try_into()?);
     let seed = u64::from_le_bytes(seed[..8].try_into()?);
     let infos = port_infos(&config, &ports);
+    let (kernel, interfaces) = kernel_interfaces(&config, &infos)?;
+    let carried: Vec<_> = interfaces
+        .iter()
+        .map(exception::Interface::carried)
+        .collect();
     let (state, updates) = State::new(config.clone(), infos, steering, count, seed)?;
 
     let (sender, calls) = mpsc::channel();
@@ -129,6 +138,7 @@ fn serve(config: Config, config_path: &Path) -> Result<(), Failure> {
     let mut workers = Vec::with_capacity(count);
     let mut threads = Vec::with_capacity(count);
     let handovers = Handover::mesh(count, HANDOVER_DEPTH);
+    let exception = exception::start(interfaces, count)?;
     let metrics = metrics::Setup {
         listener: metrics_listener,
         handovers: handovers.iter().map(rings).collect(),
@@ -159,6 +169,7 @@ fn serve(config: Config, config_path: &Path) -> Result<(), Failure> {
             stats,
             link: link.link().clone(),
             handover,
+            kernel: exception.as_ref().map(|thread| thread.rings(ix)),
             isn_secret: secret,
         };
         threads.push(start(&eal, &config, setup, io, first, alive)?);
@@ -170,12 +181,17 @@ fn serve(config: Config, config_path: &Path) -> Result<(), Failure> {
         workers,
         ports: ports
             .iter()
-            .map(|port| Arc::new(Driver(Arc::clone(port))) as _)
+            .enumerate()
+            .map(|(ix, port)| {
+                let carried = carried.iter().find(|carried| carried.port.ix() == ix);
+                Arc::new(Driver(Arc::clone(port), carried.cloned())) as _
+            })
             .collect(),
         config_path: config_path.into(),
         calls,
         signals,
         metrics,
+        kernel,
     });
     println!("fullgate: ready");
     supervisor::ready();
@@ -188,6 +204,7 @@ fn serve(config: Config, config_path: &Path) -> Result<(), Failure> {
             let _ = thread.join();
         }
     }
+    drop(exception);
     // Ports are stopped and closed before EAL ends.
     drop(ports);
     Ok(outcome?)
@@ -368,8 +385,40 @@ fn port_infos(config: &Config, ports: &[Arc<Port>]) -> Vec<PortInfo> {
         mtu: opened.mtu(),
         addresses: port.addresses.clone(),
         gateway: port.gateway,
+        kernel: None,
     };
     config.ports.iter().zip(ports).map(info).collect()
+}
+
+/// The kernel's interfaces of the ports that have one, up and with addresses.
+fn kernel_interfaces(
+    config: &Config,
+    infos: &[PortInfo],
+) -> Result<(Kernel, Vec<exception::Interface>), Failure> {
+    let (mut interfaces, mut set_ups) = (Vec::new(), Vec::new());
+    for (ix, (port, info)) in config.ports.iter().zip(infos).enumerate() {
+        let Some(wanted) = &port.kernel else { continue };
+        let name = wanted.name.clone();
+        let file = dpdk::open_tap(&name).map_err(|error| {
+            let why = match error.kind() {
+                ErrorKind::ResourceBusy => "an interface of this name exists".to_owned(),
+                _ => error.to_string(),
+            };
+            format!("port {}: kernel-interface {name}: {why}", port.name)
+        })?;
+        set_ups.push(kernel::Interface {
+            name: name.clone(),
+            mac: info.mac,
+            mtu: info.mtu,
+        });
+        interfaces.push(exception::Interface {
+            port: PortIx(ix as u8),
+            name,
+            file,
+            counters: Arc::default(),
+        });
+    }
+    Ok((Kernel::start(set_ups, config)?, interfaces))
 }
 
 /// A worker's connection table, empty.
@@ -432,19 +481,30 @@ fn poll(mut worker: Worker<DpdkIo>, clock: &Clock, idle_sleep: Duration) {
 }
 
 /// A port as the admin methods show it.
-struct Driver(Arc<Port>);
+struct Driver(Arc<Port>, Option<Carried>);
 
 impl PortStatus for Driver {
     fn read(&self) -> PortReading {
-        let (link, stats) = (self.0.link(), self.0.stats().unwrap_or_default());
+        let Self(port, carried) = self;
+        let (link, stats) = (port.link(), port.stats().unwrap_or_default());
+        let kernel = carried.as_ref().map(|carried| {
+            let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            KernelReading {
+                interface: carried.name.clone(),
+                to_kernel: count(&carried.counters.to_kernel),
+                from_kernel: count(&carried.counters.from_kernel),
+                refused: count(&carried.counters.refused),
+            }
+        });
         PortReading {
-            driver: self.0.driver().into(),
+            driver: port.driver().into(),
             link_up: link.as_ref().is_ok_and(|link| link.up),
             speed_mbps: link.ok().and_then(|link| link.speed_mbps),
             rx_missed: stats.rx_missed,
             rx_errors: stats.rx_errors,
             rx_no_buffer: stats.rx_no_buffer,
             tx_errors: stats.tx_errors,
+            kernel,
         }
     }
 }

@@ -11,7 +11,7 @@ use fullgate::wire::tcp::Flags;
 use fullgate::worker::message::{Command, Filter, PoolScan, Reply, Scan};
 
 use rig::counting::{Counting, calls};
-use rig::{LAN, Options, Rig, Segment, WAN, reload};
+use rig::{GATEWAY, KERNEL_DEPTH, LAN, Options, Rig, Segment, WAN, reload};
 
 #[global_allocator]
 static COUNTING: Counting = Counting;
@@ -26,6 +26,7 @@ fn options() -> Options {
         services: vec![(timeouts, Answer::Reset), (timeouts, Answer::Silent)],
         servers: 4,
         resets_per_second: 100_000,
+        kernel: false,
     }
 }
 
@@ -157,4 +158,42 @@ fn handing_over_costs_no_allocation() {
     assert!(rigs[0].stats.handed_over.get() > 0);
     assert!(!rigs[1].worker.table().is_empty());
     assert_eq!(rigs[0].allocator_calls + rigs[1].allocator_calls, 0);
+}
+
+#[test]
+fn what_is_the_kernels_costs_no_allocation() {
+    let mut rig = Rig::new(&Options {
+        kernel: true,
+        ..options()
+    });
+    let to_port = Segment {
+        dst: GATEWAY,
+        ..Segment::syn(1, 0)
+    };
+    // More than the ring holds.
+    for _ in 0..2 * KERNEL_DEPTH {
+        rig.receive_segment(WAN, &to_port);
+        rig.poll();
+    }
+    assert_eq!(rig.kernel.to.len(), KERNEL_DEPTH);
+    let full = rig.stats.drop_counter(DropReason::KernelRingFull).get();
+    assert_eq!(full, KERNEL_DEPTH as u64);
+    let from = rig.kernel.from.clone().expect("a ring");
+    while let Some(mut frame) = rig.kernel.to.receive() {
+        if let Some(mut answer) = from.take_empty() {
+            answer.port = WAN;
+            answer.set_len(frame.bytes().len());
+            answer.room_mut()[..frame.bytes().len()].copy_from_slice(frame.bytes());
+            from.send(answer);
+        }
+        frame.set_len(0);
+        rig.kernel.to.give_empty(frame);
+    }
+    for _ in 0..KERNEL_DEPTH {
+        rig.poll();
+        while rig.sent(WAN).is_some() {}
+    }
+    let sent = rig.stats.event(Event::FromKernel).get();
+    assert_eq!(sent, KERNEL_DEPTH as u64);
+    assert_eq!(rig.allocator_calls, 0);
 }

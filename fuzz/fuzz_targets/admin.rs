@@ -11,6 +11,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use fullgate::control::config::Config;
+use fullgate::control::kernel::Kernel;
 use fullgate::control::management::{
     METHODS, Management, PortReading, PortStatus, Setup, Signals, WorkerLink,
 };
@@ -55,18 +56,73 @@ address = "10.2.0.101:80"
 "#;
 
 const KEYS: [&str; 32] = [
-    "name", "service", "server", "address", "vip", "protocol", "scheduler", "pool", "weight",
-    "state", "deadline", "limit", "client", "client_port", "vip_port", "local", "local_port",
-    "server_port", "timeouts", "unknown-flow", "on-expire", "syn-retry-after", "syn-attempts",
-    "fail-after", "established", "udp", "path", "half-open", "closed", "time-wait", "half-closed",
+    "name",
+    "service",
+    "server",
+    "address",
+    "vip",
+    "protocol",
+    "scheduler",
+    "pool",
+    "weight",
+    "state",
+    "deadline",
+    "limit",
+    "client",
+    "client_port",
+    "vip_port",
+    "local",
+    "local_port",
+    "server_port",
+    "timeouts",
+    "unknown-flow",
+    "on-expire",
+    "syn-retry-after",
+    "syn-attempts",
+    "fail-after",
+    "established",
+    "udp",
+    "path",
+    "half-open",
+    "closed",
+    "time-wait",
+    "half-closed",
     "unknown",
 ];
 
 const TEXTS: [&str; 32] = [
-    "web", "a", "b", "c", "10.2.0.101:80", "10.2.0.102:80", "10.1.0.100:80", "10.1.0.101:53",
-    "10.1.0.100:80/tcp", "10.1.0.1:80", "10.2.0.10:80", "10.2.0.101", "tcp", "udp", "rr", "wrr",
-    "wlc", "sh", "default", "up", "draining", "down", "ESTABLISHED", "1s", "250ms", "7d", "0s",
-    "reset", "silent", "drop", "", "\u{0}\n\"\\é",
+    "web",
+    "a",
+    "b",
+    "c",
+    "10.2.0.101:80",
+    "10.2.0.102:80",
+    "10.1.0.100:80",
+    "10.1.0.101:53",
+    "10.1.0.100:80/tcp",
+    "10.1.0.1:80",
+    "10.2.0.10:80",
+    "10.2.0.101",
+    "tcp",
+    "udp",
+    "rr",
+    "wrr",
+    "wlc",
+    "sh",
+    "default",
+    "up",
+    "draining",
+    "down",
+    "ESTABLISHED",
+    "1s",
+    "250ms",
+    "7d",
+    "0s",
+    "reset",
+    "silent",
+    "drop",
+    "",
+    "\u{0}\n\"\\é",
 ];
 
 struct NoPort;
@@ -91,6 +147,7 @@ fn start() -> Sender<Call> {
         mtu: 1500,
         addresses: Vec::new(),
         gateway: None,
+        kernel: None,
     };
     let (state, updates) =
         State::new(config, vec![port], Arc::new(steering), WORKERS, 7).expect("a state");
@@ -136,6 +193,7 @@ fn start() -> Sender<Call> {
             calls,
             signals: Signals::default(),
             metrics: metrics::Setup::default(),
+            kernel: Kernel::none(),
         })
         .run()
     });

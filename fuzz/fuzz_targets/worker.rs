@@ -26,6 +26,7 @@ use fullgate::wire::arp::{ArpOp, ArpRepr};
 use fullgate::wire::checksum::{Sum, checksum};
 use fullgate::wire::ethernet::{EtherType, EthernetRepr, EthernetView, MacAddr};
 use fullgate::wire::ipv4::{Ipv4Repr, Ipv4View};
+use fullgate::worker::kernel::{FrameRing, KernelRings};
 use fullgate::worker::message::Link;
 use fullgate::worker::{Handover, Now, Setup, Worker};
 use libfuzzer_sys::fuzz_target;
@@ -41,6 +42,8 @@ max-servers = 8
 name = "wan"
 device = "tap:a"
 addresses = ["10.1.0.1/24"]
+kernel-interface = "k"
+kernel-addresses = ["10.1.0.77"]
 [[port]]
 name = "lan"
 device = "tap:b"
@@ -69,7 +72,7 @@ const PEER: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 
 /// Addresses and ports that mean something to the configuration, so that
 /// packets get past the first look.
-const ADDRESSES: [[u8; 4]; 8] = [
+const ADDRESSES: [[u8; 4]; 10] = [
     [10, 1, 0, 2],
     [10, 1, 0, 3],
     [10, 1, 0, 100],
@@ -78,6 +81,8 @@ const ADDRESSES: [[u8; 4]; 8] = [
     [10, 2, 0, 102],
     [10, 1, 0, 1],
     [192, 0, 2, 1],
+    [10, 1, 0, 77],
+    [224, 0, 0, 18],
 ];
 const PORTS: [u16; 4] = [80, 53, 40_000, 40_001];
 
@@ -140,6 +145,7 @@ static FIXED: LazyLock<(Config, Arc<Steering>)> = LazyLock::new(|| {
 struct Lab {
     worker: Worker<MemoryIo>,
     stats: Arc<WorkerStats>,
+    kernel: KernelRings,
     now: Millis,
     /// Local ports that the worker used last.
     lent: [u16; 4],
@@ -155,6 +161,7 @@ impl Lab {
             mtu: port.mtu,
             addresses: port.addresses.clone(),
             gateway: port.gateway,
+            kernel: None,
         });
         let (state, mut updates) =
             State::new(config.clone(), ports.collect(), Arc::clone(steering), 1, 1)
@@ -167,6 +174,10 @@ impl Lab {
         )
         .expect("a table");
         let stats = Arc::new(WorkerStats::new(2, 8, 4));
+        let rings = KernelRings {
+            to: Arc::new(FrameRing::new(4)),
+            from: None,
+        };
         let setup = Setup {
             ix: WorkerIx(0),
             table,
@@ -178,6 +189,7 @@ impl Lab {
             stats: Arc::clone(&stats),
             link: Link::new(),
             handover: Handover::mesh(1, 8).remove(0),
+            kernel: Some(rings.clone()),
             isn_secret: IsnSecret([3; 16]),
         };
         let first = Box::new(updates.remove(0));
@@ -185,6 +197,7 @@ impl Lab {
         Self {
             worker: Worker::new(setup, MemoryIo::new(2), first, at),
             stats,
+            kernel: rings,
             now,
             lent: [0; 4],
             turn: 0,
@@ -305,6 +318,11 @@ impl Lab {
     }
 
     fn check(&mut self) {
+        while let Some(frame) = self.kernel.to.receive() {
+            assert_eq!(frame.port, PortIx(0));
+            EthernetView::new_checked(frame.bytes()).expect("a frame");
+            self.kernel.to.give_empty(frame);
+        }
         for port in 0..2 {
             for packet in std::mem::take(&mut self.worker.io_mut().tx[port]) {
                 let frame = EthernetView::new_checked(packet.bytes()).expect("a frame");

@@ -141,6 +141,18 @@ pub struct Port {
     /// Lost in the driver for want of a buffer.
     pub rx_no_buffer: u64,
     pub tx_errors: u64,
+    /// The kernel's interface behind the port, if it has one.
+    #[serde(default)]
+    pub kernel: Option<KernelInterface>,
+}
+
+/// A kernel's interface: packets it took, sent, and did not take.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct KernelInterface {
+    pub interface: String,
+    pub to_kernel: u64,
+    pub from_kernel: u64,
+    pub refused: u64,
 }
 
 /// `drops.list`.

@@ -139,6 +139,21 @@ pub struct Port {
     pub rx_descriptors: u16,
     pub tx_descriptors: u16,
     pub steering: SteeringChoice,
+    /// The kernel behind the port.
+    pub kernel: Option<KernelInterface>,
+}
+
+/// An interface of the kernel that gets what of a port's traffic is neither a
+/// connection's nor for a service.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KernelInterface {
+    /// Its name in the namespace that fullgate runs in.
+    pub name: String,
+    /// Packets a second that a worker gives to it from the port's own
+    /// networks, and as many from elsewhere.
+    pub rate: u32,
+    /// Addresses of the kernel's beside those of the port.
+    pub addresses: Vec<Ipv4Addr>,
 }
 
 /// `[[route]]`

@@ -29,6 +29,7 @@ use self::notices::{NoticeLog, server_title};
 pub(super) use self::report::{protocol_name, server_state, steering_name};
 pub use self::signals::Signals;
 use super::api;
+use super::kernel::Kernel;
 use super::metrics::{self, Metrics, Sources};
 use super::rpc::Outcome;
 use super::socket::Call;
@@ -78,6 +79,21 @@ pub struct PortReading {
     pub rx_no_buffer: u64,
     /// Packets that could not be sent.
     pub tx_errors: u64,
+    /// The kernel's interface behind the port, if it has one.
+    pub kernel: Option<KernelReading>,
+}
+
+/// What went through a kernel's interface.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct KernelReading {
+    /// The interface's name.
+    pub interface: String,
+    /// Packets the kernel took.
+    pub to_kernel: u64,
+    /// Packets the kernel sent.
+    pub from_kernel: u64,
+    /// Packets the kernel did not take.
+    pub refused: u64,
 }
 
 /// A port as the driver knows it. Read by several threads.
@@ -117,6 +133,8 @@ pub struct Setup {
     pub signals: Signals,
     /// What the metrics endpoint shows beside all this.
     pub metrics: metrics::Setup,
+    /// The kernel's interfaces.
+    pub kernel: Kernel,
 }
 
 /// The management loop.
@@ -137,6 +155,7 @@ pub struct Management {
     notices: NoticeLog,
     drains: Drains,
     metrics: Metrics,
+    kernel: Kernel,
     collected: Instant,
     sampled: Option<Instant>,
     stopped: Vec<bool>,
@@ -178,6 +197,7 @@ impl Management {
             notices: NoticeLog::default(),
             drains: Drains::default(),
             metrics,
+            kernel: setup.kernel,
             collected: now,
             sampled: None,
             stopped: vec![false; count],
@@ -439,6 +459,7 @@ impl Management {
     }
 
     fn send_updates(&mut self, updates: Vec<Update>) {
+        self.kernel.published(self.state.config());
         for (worker, update) in self.workers.iter_mut().zip(updates) {
             worker.send(Command::Apply(Box::new(update)));
         }

@@ -25,6 +25,7 @@ mod ring;
 mod rss;
 mod setup;
 mod signals;
+mod tap;
 
 pub use clock::{Clock, thread_cpu_ns};
 pub use eal::{Eal, EalConfig, Memory};
@@ -38,3 +39,4 @@ pub use queue::Queue;
 pub use ring::{RingEnd, ring_port};
 pub use rss::{RssFlows, RssStatus, soft_rss};
 pub use signals::take_signals;
+pub use tap::open_tap;

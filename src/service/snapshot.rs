@@ -57,6 +57,18 @@ pub struct PortInfo {
     pub addresses: Vec<Ipv4Net>,
     /// Default gateway through this port.
     pub gateway: Option<Ipv4Addr>,
+    /// What the kernel gets of what arrives here.
+    pub kernel: Option<KernelPort>,
+}
+
+/// A port with an interface of the kernel.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KernelPort {
+    /// Packets a second that a worker gives to the kernel: so many from the
+    /// port's own networks, and so many from elsewhere.
+    pub rate: u32,
+    /// Addresses of the kernel's beside those of the port.
+    pub addresses: Vec<Ipv4Addr>,
 }
 
 /// Why an address is ours.
@@ -181,6 +193,9 @@ pub struct Snapshot {
     /// Rate limits.
     pub limits: Limits,
     addresses: ConfigMap<AddressKind>,
+    /// What the kernel has: addresses of ports with an interface of it, and
+    /// those configured to be its own.
+    kernels: ConfigMap<()>,
     /// The keys of `addresses`, in order.
     announced: Box<[Ipv4Addr]>,
     service_index: ConfigMap<ServiceIx>,
@@ -227,6 +242,14 @@ impl Snapshot {
                 ServiceIx(slot as u32),
             );
         }
+        let mut kernels = ConfigMap::default();
+        for port in &parts.ports {
+            let Some(kernel) = &port.kernel else { continue };
+            let own = port.addresses.iter().map(Ipv4Net::addr);
+            for address in own.chain(kernel.addresses.iter().copied()) {
+                kernels.insert(u64::from(u32::from(address)), ());
+            }
+        }
         let mut announced: Vec<_> = addresses
             .keys()
             .map(|&key| Ipv4Addr::from_bits(key as u32))
@@ -244,6 +267,7 @@ impl Snapshot {
             steering: parts.steering,
             limits: parts.limits,
             addresses,
+            kernels,
             service_index,
         }
     }
@@ -263,6 +287,17 @@ impl Snapshot {
     pub fn is_on_link(&self, address: Ipv4Addr, port: PortIx) -> bool {
         self.port(port)
             .is_some_and(|info| info.addresses.iter().any(|net| net.contains(&address)))
+    }
+
+    /// Whether what came in by `port` for `address` is the kernel's, unless it
+    /// is of a connection, or the address is ours in another way: the port has
+    /// an interface of the kernel, and the address is one of its own or a
+    /// group of this network alone (RFC 5771 §4), such as OSPF's and VRRP's.
+    pub fn is_kernels(&self, address: Ipv4Addr, port: PortIx) -> bool {
+        let [a, b, c, _] = address.octets();
+        self.port(port).is_some_and(|info| info.kernel.is_some())
+            && ([a, b, c] == [224, 0, 0]
+                || self.kernels.contains_key(&u64::from(u32::from(address))))
     }
 
     /// The service at `vip`:`port`.

@@ -151,6 +151,15 @@ drop_reasons! {
     HandoverFull = "handover-full":
         "The ring to the worker that owns the flow is full.",
         "That worker is overloaded: look at fullgatectl show workers.";
+    KernelRate = "kernel-rate":
+        "More packets for the kernel's interface came in than the port's kernel-rate lets through.",
+        "Look for a flood at the port's own address; if the traffic is meant, raise kernel-rate.";
+    KernelRingFull = "kernel-ring-full":
+        "The ring to the kernel's interfaces is full.",
+        "The exception thread gets too little of its core: look at the load there, or lower kernel-rate.";
+    KernelTooLong = "kernel-too-long":
+        "The packet is for the kernel and longer than one packet buffer.",
+        "Have the sender use an MTU of at most 2000, or path MTU discovery.";
 }
 
 #[cfg(test)]

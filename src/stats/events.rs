@@ -86,6 +86,10 @@ events! {
         "Packets that waited for a next hop and were sent.";
     Fragmented = "fragments-forwarded":
         "IP fragments forwarded with the mapping of their first fragment.";
+    ToKernel = "to-kernel":
+        "Packets for the kernel's own addresses, given to its interfaces.";
+    FromKernel = "from-kernel":
+        "Packets that the kernel sent through its interfaces.";
 }
 
 #[cfg(test)]

@@ -206,7 +206,10 @@ impl<Io: BurstIo> Worker<Io> {
 
     /// Neither TCP, UDP nor ICMP.
     #[cold]
-    pub(super) fn other_protocol(&mut self, packet: Io::Buf, at: &Packet) {
+    pub(super) fn other_protocol(&mut self, packet: Io::Buf, at: &Packet, port: PortIx) {
+        if self.is_kernels(at.dst, port) {
+            return self.punt(packet, at.src, port);
+        }
         if self.snapshot.address(at.dst).is_none() {
             return self.discard(packet, DropReason::NotLocalAddress);
         }

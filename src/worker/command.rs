@@ -100,6 +100,9 @@ impl<Io: BurstIo> Worker<Io> {
             .set_rate(new.limits.resets_per_second, new.limits.resets_per_second);
         self.icmp_limit
             .set_rate(new.limits.icmp_per_second, new.limits.icmp_per_second);
+        if let Some(kernel) = &mut self.kernel {
+            kernel.set_rates(new);
+        }
         let rerouted = new.route_generation != old.route_generation;
         let servers_went = new.losses != old.losses;
         if new.announced() != old.announced() {

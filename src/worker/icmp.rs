@@ -1,5 +1,6 @@
 //! ICMP that arrives: pings to our addresses, and errors about packets that
-//! the gateway translated.
+//! the gateway translated. What else comes to the kernel's addresses is the
+//! kernel's: errors about its packets, and answers to its pings.
 
 use super::parse::{L3, Packet};
 use super::path::{to_client, to_server};
@@ -39,7 +40,11 @@ fn read(icmp: &[u8]) -> Message {
 
 impl<Io: BurstIo> Worker<Io> {
     pub(super) fn icmp(&mut self, packet: Io::Buf, at: &Packet, port: PortIx) {
+        let is_kernels = self.is_kernels(at.dst, port);
         if self.snapshot.address(at.dst).is_none() {
+            if is_kernels {
+                return self.punt(packet, at.src, port);
+            }
             return self.discard(packet, DropReason::NotLocalAddress);
         }
         let end = L3 + usize::from(at.ip_len);
@@ -49,6 +54,11 @@ impl<Io: BurstIo> Worker<Io> {
         match read(icmp) {
             Message::EchoRequest => self.echo(packet, at),
             Message::Error(quote) => self.icmp_error(packet, at, &quote, port),
+            Message::Nothing(DropReason::IcmpUnsupported | DropReason::IcmpUnmatched)
+                if is_kernels =>
+            {
+                self.punt(packet, at.src, port);
+            }
             Message::Nothing(reason) => self.discard(packet, reason),
         }
     }
@@ -96,6 +106,9 @@ impl<Io: BurstIo> Worker<Io> {
             // No NIC hashes the quoted ports, so errors arrive anywhere.
             if owner != self.ix && owner.ix() < self.handover.to.len() {
                 return self.hand_over(owner, port, packet);
+            }
+            if self.is_kernels(at.dst, port) {
+                return self.punt(packet, at.src, port);
             }
             return self.discard(packet, DropReason::IcmpUnmatched);
         };

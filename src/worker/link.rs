@@ -44,7 +44,16 @@ impl<Io: BurstIo> Worker<Io> {
         if news {
             self.release_waiting();
         }
-        if arp.op == ArpOp::Reply {
+        // Answers, announcements (RFC 5227 §3) and questions about addresses that
+        // are the kernel's alone are for its own table of next hops.
+        let announces = arp.sender_ip == arp.target_ip;
+        let asks_kernel =
+            self.snapshot.address(arp.target_ip).is_none() && self.is_kernels(arp.target_ip, port);
+        let is_answer = arp.op == ArpOp::Reply;
+        if self.has_kernel(port) && (is_answer || announces || asks_kernel) {
+            return self.punt(packet, arp.sender_ip, port);
+        }
+        if is_answer {
             return;
         }
         if !self.snapshot.answers_arp(arp.target_ip, port) {

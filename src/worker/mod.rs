@@ -8,7 +8,7 @@
 //! out      next hop, transmit buffers  answer  resets and ICMP of our own
 //! link     ARP                         icmp    pings and translated errors
 //! hold     SYNs kept for a second try  health  servers that fail SYNs
-//! fragment IP fragments
+//! fragment IP fragments              kernel  packets of the kernel behind us
 //! command  what the management core asks for
 //! ```
 //!
@@ -24,6 +24,7 @@ mod fragment;
 mod health;
 mod hold;
 mod icmp;
+pub mod kernel;
 mod link;
 pub mod message;
 mod open;
@@ -55,6 +56,7 @@ use close::{Sweep, Turns};
 use fragment::Fragments;
 use health::Health;
 use hold::HeldSyns;
+use kernel::{Kernel, KernelRings};
 use message::{Backlog, Link, PoolScan, Scan, Update};
 
 /// The time of one poll round.
@@ -126,6 +128,8 @@ pub struct Setup<B> {
     pub link: Link,
     /// Its rings to and from the other workers.
     pub handover: Handover<B>,
+    /// Its rings to and from the kernel's interfaces, where there are any.
+    pub kernel: Option<KernelRings>,
     /// Keys the initial sequence numbers it makes up.
     pub isn_secret: IsnSecret,
 }
@@ -160,6 +164,7 @@ pub struct Worker<Io: BurstIo> {
     link: Link,
     backlog: Backlog,
     handover: Handover<Io::Buf>,
+    kernel: Option<Box<Kernel>>,
     reset_limit: RateLimit,
     sweep_limit: RateLimit,
     turns: Turns,
@@ -186,6 +191,9 @@ impl<Io: BurstIo> Worker<Io> {
     /// every other.
     pub fn new(setup: Setup<Io::Buf>, io: Io, first: Box<Update>, now: Now) -> Self {
         let limits = first.snapshot.limits;
+        let kernel = setup
+            .kernel
+            .map(|rings| Box::new(Kernel::new(rings, &first.snapshot, now.ms)));
         let mut worker = Self {
             ix: setup.ix,
             tx: (0..io.ports()).map(|_| ArrayVec::new()).collect(),
@@ -207,6 +215,7 @@ impl<Io: BurstIo> Worker<Io> {
             link: setup.link,
             backlog: Backlog::new(),
             handover: setup.handover,
+            kernel,
             reset_limit: RateLimit::new(limits.resets_per_second, limits.resets_per_second, now.ms),
             sweep_limit: RateLimit::new(limits.resets_per_second, limits.resets_per_second, now.ms),
             turns: Turns::new(now.ms),
@@ -229,7 +238,8 @@ impl<Io: BurstIo> Worker<Io> {
     }
 
     /// One round: commands, a burst from every port, what other workers handed
-    /// over, timers and other background work in bounded portions, transmit.
+    /// over, what the kernel sends, timers and other background work in bounded
+    /// portions, transmit.
     /// Returns how much there was to do; 0 means idle.
     #[inline]
     pub fn poll(&mut self, now: Now) -> usize {
@@ -241,6 +251,7 @@ impl<Io: BurstIo> Worker<Io> {
             packets += self.burst(PortIx(port as u8));
         }
         packets += self.handed_over();
+        packets += self.injected();
         work += self.background();
         self.flush();
         self.was_busy = packets + work > 0;

@@ -130,11 +130,14 @@ impl<Io: BurstIo> Worker<Io> {
     #[inline(never)]
     fn not_plain(&mut self, packet: Io::Buf, parsed: &Parsed, port: PortIx) {
         match parsed {
+            Parsed::Flow(at) | Parsed::LaterFragment(at) if self.is_kernels(at.dst, port) => {
+                self.punt(packet, at.src, port);
+            }
             Parsed::Flow(at) => self.first_fragment(packet, at, port),
             Parsed::Icmp(at) => self.icmp(packet, at, port),
             Parsed::Arp => self.arp(packet, port),
             Parsed::LaterFragment(at) => self.later_fragment(packet, at, port),
-            Parsed::OtherProtocol(at) => self.other_protocol(packet, at),
+            Parsed::OtherProtocol(at) => self.other_protocol(packet, at, port),
             Parsed::Drop(reason) => self.discard(packet, *reason),
         }
     }
@@ -336,6 +339,7 @@ impl<Io: BurstIo> Worker<Io> {
                     Event::ResetUnknownServer,
                 );
             }
+            _ if self.is_kernels(at.dst, port) => self.punt(packet, at.src, port),
             Some(AddressKind::Port) => {
                 self.refuse(packet, at, DropReason::NoService, Event::ResetRefused);
             }

@@ -23,7 +23,7 @@ use fullgate::io::{BurstIo, PacketBuf};
 use fullgate::service::route::{Route, Routes};
 use fullgate::service::schedule::{Plan, Scheduler};
 use fullgate::service::snapshot::{
-    Answer, Limits, Parts, PortInfo, Server, ServerState, Service, Snapshot,
+    Answer, KernelPort, Limits, Parts, PortInfo, Server, ServerState, Service, Snapshot,
 };
 use fullgate::snat::ports::{PortClasses, PortSet, WorkerPorts};
 use fullgate::snat::steering::{Reta, Steering, SteeringMode};
@@ -34,6 +34,7 @@ use fullgate::wire::arp::{ArpOp, ArpRepr};
 use fullgate::wire::ethernet::{EtherType, EthernetRepr, MacAddr};
 use fullgate::wire::ipv4::Ipv4Repr;
 use fullgate::wire::tcp::{Flags, TcpRepr};
+use fullgate::worker::kernel::{FrameRing, KernelRings};
 use fullgate::worker::message::{Link, Update};
 use fullgate::worker::{Handover, Now, Setup, Worker};
 
@@ -42,6 +43,10 @@ use pool::{PoolBuf, PoolIo};
 pub const WAN: PortIx = PortIx(0);
 pub const LAN: PortIx = PortIx(1);
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 100);
+/// Address of the port to the clients.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
+/// Buffers in each direction between a worker and the kernel.
+pub const KERNEL_DEPTH: usize = 16;
 const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 254);
 const OWN: [MacAddr; 2] = [MacAddr([2, 0, 0, 0, 0, 1]), MacAddr([2, 0, 0, 0, 0, 2])];
 const PEER: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x99]);
@@ -56,6 +61,8 @@ pub struct Options {
     /// Real servers of each service, and as many local addresses.
     pub servers: u8,
     pub resets_per_second: u32,
+    /// The kernel is behind the port to the clients.
+    pub kernel: bool,
 }
 
 /// A TCP segment without payload, or the same ports as a UDP datagram.
@@ -167,6 +174,8 @@ impl Segment {
 pub struct Rig {
     pub worker: Worker<PoolIo>,
     pub link: Link,
+    /// Carry something only with `Options::kernel`.
+    pub kernel: KernelRings,
     pub stats: Arc<WorkerStats>,
     pub now: Millis,
     /// What there was to do in the last round.
@@ -200,6 +209,10 @@ impl Rig {
                 let (table, _) = ConnTable::new(arena, key, now).expect("memory");
                 let stats = Arc::new(WorkerStats::new(2, servers.len(), options.services.len()));
                 let link = Link::new();
+                let kernel = KernelRings {
+                    to: Arc::new(FrameRing::new(KERNEL_DEPTH)),
+                    from: Some(Arc::new(FrameRing::new(KERNEL_DEPTH))),
+                };
                 let setup = Setup {
                     ix,
                     table,
@@ -211,6 +224,7 @@ impl Rig {
                     stats: Arc::clone(&stats),
                     link: link.clone(),
                     handover,
+                    kernel: options.kernel.then(|| kernel.clone()),
                     isn_secret: IsnSecret([3; 16]),
                 };
                 let first = Box::new(Update {
@@ -222,6 +236,7 @@ impl Rig {
                 Self {
                     worker: Worker::new(setup, PoolIo::new(), first, Now { ms: now, tsc: 0 }),
                     link,
+                    kernel,
                     stats,
                     now,
                     work: 0,
@@ -412,12 +427,16 @@ fn snapshot(
     steering: &Arc<Steering>,
     generation: u64,
 ) -> Snapshot {
-    let port = |name: &str, mac, net: &str, gateway| PortInfo {
+    let port = |name: &str, mac, net: &str, gateway: Option<Ipv4Addr>| PortInfo {
         name: name.to_owned(),
         mac,
         mtu: 1500,
         addresses: vec![net.parse().expect("a network")],
         gateway,
+        kernel: (options.kernel && name == "wan").then(|| KernelPort {
+            rate: 100_000,
+            addresses: Vec::new(),
+        }),
     };
     let route = |net: &str, via, port| Route {
         to: net.parse().expect("a network"),

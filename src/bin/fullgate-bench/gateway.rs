@@ -172,6 +172,7 @@ impl Gateway {
             mtu: port.mtu,
             addresses: port.addresses.clone(),
             gateway: port.gateway,
+            kernel: None,
         });
         let reta = Reta::even(config.runtime.reta_size.into(), 1)?;
         let steering = Steering::new(DEFAULT_KEY, reta, SteeringMode::Software)?;
@@ -198,6 +199,7 @@ impl Gateway {
             stats: Arc::clone(&stats),
             link: Link::new(),
             handover: Handover::mesh(1, 1_024).remove(0),
+            kernel: None,
             isn_secret: IsnSecret(HashKey::random_bytes()?[..16].try_into()?),
         };
         let io = DpdkIo::new(queues, pool.clone());

@@ -187,6 +187,12 @@ pub(super) fn ports(result: &api::Ports) -> String {
             "    sent     {} packets, {} bytes; errors {}\n",
             port.tx_packets, port.tx_bytes, port.tx_errors
         ));
+        if let Some(kernel) = &port.kernel {
+            text.push_str(&format!(
+                "    kernel interface {}: took {} packets, sent {}; refused {}\n",
+                kernel.interface, kernel.to_kernel, kernel.from_kernel, kernel.refused
+            ));
+        }
     }
     text
 }
@@ -464,12 +470,14 @@ worker    busy  rx pkt/s  tx pkt/s  cycles/pkt  connections  half-open  handed o
             "gateway": "192.0.2.254", "steering": "software", "rx_packets": 1, "rx_bytes": 60,
             "tx_packets": 2, "tx_bytes": 120, "rx_missed": 3, "rx_errors": 4, "rx_no_buffer": 5,
             "tx_errors": 6,
+            "kernel": {"interface": "fgk0", "to_kernel": 7, "from_kernel": 8, "refused": 9},
         }]}));
         let expected = "\
 wan: link up at 10000 Mbit/s, MAC 02:00:00:00:00:01, MTU 1500, driver net_tap, steering software
     192.0.2.1/24, gateway 192.0.2.254
     received 1 packets, 60 bytes; missed 3, errors 4, no buffer 5
     sent     2 packets, 120 bytes; errors 6
+    kernel interface fgk0: took 7 packets, sent 8; refused 9
 ";
         assert_eq!(ports(&result), expected);
     }

@@ -8,7 +8,7 @@ use super::problem::{Place, Problem};
 use super::raw::{RawPool, RawPort, RawRoute};
 use super::units::{parse_address, parse_addresses, parse_interface, parse_network};
 use super::validate::{Unique, choice, name, number, parsed, required, unless};
-use super::{Device, Pool, Port, StaticRoute, SteeringChoice};
+use super::{Device, KernelInterface, Pool, Port, StaticRoute, SteeringChoice};
 
 /// Ports at most; `PortIx` is a byte, and every worker polls every port.
 const PORTS_MAX: usize = 32;
@@ -18,6 +18,10 @@ pub(in crate::control) const POOL_MAX: usize = 1_024;
 
 const MTU: u16 = 1_500;
 const DESCRIPTORS: u16 = 1_024;
+
+/// Packets a second for a kernel interface: a routing daemon's full table, and
+/// a small part of a core.
+const KERNEL_RATE: u32 = 10_000;
 
 /// Longest interface name (`IFNAMSIZ` less the final 0, netdevice(7)).
 const INTERFACE_NAME_MAX: usize = 15;
@@ -77,6 +81,7 @@ pub(super) fn ports(
         }
         ports.push(port);
     }
+    kernel_interfaces(&at, &ports)?;
     for (index, port) in ports.iter().enumerate() {
         let at = at.item(index, &port.name);
         if let Some(gateway) = port.gateway {
@@ -84,6 +89,36 @@ pub(super) fn ports(
         }
     }
     Ok(ports)
+}
+
+/// Names and addresses of the kernel's that are taken.
+fn kernel_interfaces(at: &Place<'_>, ports: &[Port]) -> Result<(), Problem> {
+    let (mut names, mut addresses) = (Unique::new(), Unique::new());
+    for port in ports {
+        if let (Device::Tap(name), None) = (&port.device, &port.netns) {
+            let owner = format!("port {}, its device", port.name);
+            names.claim(at, name.clone(), &format!("{name:?}"), &owner)?;
+        }
+        for net in &port.addresses {
+            addresses.claim(at, net.addr(), &net.addr(), &format!("port {}", port.name))?;
+        }
+    }
+    for (index, port) in ports.iter().enumerate() {
+        let Some(kernel) = &port.kernel else { continue };
+        let at = at.item(index, &port.name);
+        let owner = format!("port {}, its kernel-interface", port.name);
+        names.claim(
+            &at.key("kernel-interface"),
+            kernel.name.clone(),
+            &format!("{:?}", kernel.name),
+            &owner,
+        )?;
+        let listed = at.key("kernel-addresses");
+        for (index, address) in kernel.addresses.iter().enumerate() {
+            addresses.claim(&listed.item(index, ""), *address, address, &owner)?;
+        }
+    }
+    Ok(())
 }
 
 fn meet(a: &Ipv4Net, b: &Ipv4Net) -> bool {
@@ -153,7 +188,52 @@ fn port(at: &Place<'_>, raw: &RawPort) -> Result<Port, Problem> {
         rx_descriptors: descriptors(&at.key("rx-descriptors"), raw.rx_descriptors)?,
         tx_descriptors: descriptors(&at.key("tx-descriptors"), raw.tx_descriptors)?,
         steering: choice(&at.key("steering"), raw.steering.as_deref(), &STEERING)?,
+        kernel: kernel(at, raw)?,
     })
+}
+
+fn kernel(at: &Place<'_>, raw: &RawPort) -> Result<Option<KernelInterface>, Problem> {
+    let Some(name) = &raw.kernel_interface else {
+        let others = [
+            ("kernel-rate", raw.kernel_rate.is_some()),
+            ("kernel-addresses", raw.kernel_addresses.is_some()),
+        ];
+        return match others.iter().find(|(_, given)| *given) {
+            None => Ok(None),
+            Some((key, _)) => Err(at.key(key).problem(
+                "the port has no interface of the kernel; give kernel-interface too, or leave it out",
+            )),
+        };
+    };
+    interface_name(&at.key("kernel-interface"), name)?;
+    let listed = at.key("kernel-addresses");
+    let texts = raw.kernel_addresses.iter().flatten().enumerate();
+    let addresses = texts
+        .map(|(index, text)| parsed(&listed.item(index, ""), text, parse_address))
+        .collect::<Result<Vec<_>, _>>()?;
+    let rate = number(
+        &at.key("kernel-rate"),
+        raw.kernel_rate,
+        KERNEL_RATE,
+        1..=1_000_000,
+    )?;
+    Ok(Some(KernelInterface {
+        name: name.clone(),
+        rate,
+        addresses,
+    }))
+}
+
+fn interface_name(at: &Place<'_>, name: &str) -> Result<(), Problem> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    let fits = (1..=INTERFACE_NAME_MAX).contains(&name.len());
+    // The kernel takes no "." and "..".
+    if fits && name.bytes().all(allowed) && !name.bytes().all(|byte| byte == b'.') {
+        return Ok(());
+    }
+    Err(at.problem(format!(
+        "{name:?} is no interface name; give 1 to {INTERFACE_NAME_MAX} letters, digits, dots, hyphens or underscores"
+    )))
 }
 
 fn gateway(at: &Place<'_>, text: &str, addresses: &[Ipv4Net]) -> Result<Ipv4Addr, Problem> {
@@ -185,12 +265,7 @@ fn device(at: &Place<'_>, raw: &RawPort) -> Result<Device, Problem> {
         "\"tap:NAME\", a PCI address such as \"0000:03:00.0\", or \"vdev:ARGUMENTS\"",
     )?;
     if let Some(interface) = text.strip_prefix("tap:") {
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        if !(1..=INTERFACE_NAME_MAX).contains(&interface.len()) || !interface.bytes().all(allowed) {
-            return Err(at.problem(format!(
-                "{interface:?} is no interface name; give 1 to {INTERFACE_NAME_MAX} letters, digits, dots, hyphens or underscores"
-            )));
-        }
+        interface_name(at, interface)?;
         return Ok(Device::Tap(interface.to_owned()));
     }
     if let Some(arguments) = text.strip_prefix("vdev:") {
@@ -251,6 +326,16 @@ impl Port {
             rx_descriptors: unless(self.rx_descriptors, DESCRIPTORS, i64::from),
             tx_descriptors: unless(self.tx_descriptors, DESCRIPTORS, i64::from),
             steering: unless(steering, STEERING[0].0, str::to_owned),
+            kernel_interface: self.kernel.as_ref().map(|kernel| kernel.name.clone()),
+            kernel_rate: self
+                .kernel
+                .as_ref()
+                .and_then(|kernel| unless(kernel.rate, KERNEL_RATE, i64::from)),
+            kernel_addresses: self
+                .kernel
+                .as_ref()
+                .map(|kernel| kernel.addresses.iter().map(Ipv4Addr::to_string).collect())
+                .filter(|addresses: &Vec<_>| !addresses.is_empty()),
         }
     }
 }
@@ -314,6 +399,10 @@ pub(super) fn pools(
     for port in ports {
         for net in &port.addresses {
             taken.claim(&at, net.addr(), &net.addr(), &format!("port {}", port.name))?;
+        }
+        for address in port.kernel.iter().flat_map(|kernel| &kernel.addresses) {
+            let owner = format!("port {}, its kernel-addresses", port.name);
+            taken.claim(&at, *address, address, &owner)?;
         }
     }
     let mut pools = Vec::with_capacity(raw.len());

@@ -89,6 +89,9 @@ raw!(
         rx_descriptors: i64,
         tx_descriptors: i64,
         steering: String,
+        kernel_interface: String,
+        kernel_rate: i64,
+        kernel_addresses: Vec<String>,
     }
 );
 raw!(

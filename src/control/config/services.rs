@@ -100,6 +100,10 @@ pub(super) fn services(
                 .iter()
                 .map(|net| (net.addr(), format!("of port {}", port.name))),
         );
+        let kernels = port.kernel.iter().flat_map(|kernel| &kernel.addresses);
+        own.extend(
+            kernels.map(|&address| (address, format!("of the kernel, by port {}", port.name))),
+        );
     }
     for pool in &config.pools {
         own.extend(

@@ -361,6 +361,51 @@ const ROWS: &[(&str, &str, &str)] = &[
         r#"f:9: port[wan].steering: "sofware" is not known; did you mean "software"?"#,
     ),
     (
+        "gateway = \"10.0.0.254\"",
+        "kernel-interface = \"fullgate-exceptions\"",
+        r#"f:9: port[wan].kernel-interface: "fullgate-exceptions" is no interface name; give 1 to 15 letters, digits, dots, hyphens or underscores"#,
+    ),
+    (
+        "gateway = \"10.0.0.254\"",
+        "kernel-interface = \"..\"",
+        r#"f:9: port[wan].kernel-interface: ".." is no interface name; give 1 to 15 letters, digits, dots, hyphens or underscores"#,
+    ),
+    (
+        "gateway = \"10.0.0.254\"",
+        "kernel-interface = \"fg0\"",
+        r#"f:9: port[wan].kernel-interface: "fg0" is already that of port wan, its device; give each its own"#,
+    ),
+    (
+        "addresses = [\"10.0.1.1/24\"]",
+        "addresses = [\"10.0.1.1/24\"]\nkernel-interface = \"fg0\"",
+        r#"f:15: port[lan].kernel-interface: "fg0" is already that of port wan, its device; give each its own"#,
+    ),
+    (
+        "gateway = \"10.0.0.254\"",
+        "kernel-interface = \"k0\"\nkernel-rate = 0",
+        r#"f:10: port[wan].kernel-rate: is 0; give 1 to 1000000"#,
+    ),
+    (
+        "gateway = \"10.0.0.254\"",
+        "kernel-rate = 100",
+        r#"f:9: port[wan].kernel-rate: the port has no interface of the kernel; give kernel-interface too, or leave it out"#,
+    ),
+    (
+        "gateway = \"10.0.0.254\"",
+        "kernel-interface = \"k0\"\nkernel-addresses = [\"10.0.1.1\"]",
+        r#"f:10: port[wan].kernel-addresses[#1]: 10.0.1.1 is already that of port lan; give each its own"#,
+    ),
+    (
+        "gateway = \"10.0.0.254\"",
+        "kernel-interface = \"k0\"\nkernel-addresses = [\"10.0.1.12\"]",
+        r#"f:23: pool[default].addresses[#1]: 10.0.1.12 is already that of port wan, its kernel-addresses; give each its own"#,
+    ),
+    (
+        "gateway = \"10.0.0.254\"",
+        "kernel-interface = \"k0\"\nkernel-addresses = [\"10.0.0.100\"]",
+        r#"f:27: service[web].vip: 10.0.0.100 is an address of the kernel, by port wan; give an address that only services have"#,
+    ),
+    (
         "10.9.0.0/16",
         "10.9.0.1/16",
         r#"f:17: route[#1].to: "10.9.0.1/16" has host bits set; give "10.9.0.0/16""#,
@@ -751,18 +796,24 @@ fn examples_parse_without_warnings() {
 }
 
 const PAGE: &str = include_str!("../../../docs/configuration.md");
+const EXCEPTION_PAGE: &str = include_str!("../../../docs/exception.md");
 
 #[test]
 fn every_example_of_the_documentation_parses() {
-    let examples: Vec<&str> = PAGE
-        .split("```toml\n")
-        .skip(1)
-        .filter_map(|rest| rest.split("```").next())
-        .collect();
-    assert!(!examples.is_empty());
-    for example in examples {
-        if let Err(problem) = Config::parse("docs/configuration.md", example) {
-            panic!("{problem}\n{example}");
+    for (name, page) in [
+        ("docs/configuration.md", PAGE),
+        ("docs/exception.md", EXCEPTION_PAGE),
+    ] {
+        let examples: Vec<&str> = page
+            .split("```toml\n")
+            .skip(1)
+            .filter_map(|rest| rest.split("```").next())
+            .collect();
+        assert!(!examples.is_empty());
+        for example in examples {
+            if let Err(problem) = Config::parse(name, example) {
+                panic!("{problem}\n{example}");
+            }
         }
     }
 }

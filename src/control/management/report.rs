@@ -217,6 +217,12 @@ pub(super) fn ports(
             rx_errors: reading.rx_errors,
             rx_no_buffer: reading.rx_no_buffer,
             tx_errors: reading.tx_errors,
+            kernel: reading.kernel.map(|kernel| api::KernelInterface {
+                interface: kernel.interface,
+                to_kernel: kernel.to_kernel,
+                from_kernel: kernel.from_kernel,
+                refused: kernel.refused,
+            }),
         }
     };
     api::Ports {

@@ -46,6 +46,12 @@ impl PortStatus for FakePort {
             link_up: true,
             speed_mbps: Some(10_000),
             rx_missed: 3,
+            kernel: Some(KernelReading {
+                interface: "fgk0".into(),
+                to_kernel: 4,
+                from_kernel: 5,
+                refused: 6,
+            }),
             ..PortReading::default()
         }
     }
@@ -128,6 +134,7 @@ impl Fixture {
             calls: received,
             signals: Signals::default(),
             metrics,
+            kernel: Kernel::none(),
         });
         let mut fixture = Self {
             management,
@@ -683,6 +690,7 @@ fn first_state(config: Config) -> (State, Vec<Update>) {
         mtu: 1500,
         addresses: Vec::new(),
         gateway: None,
+        kernel: None,
     };
     State::new(config, vec![port], Arc::new(steering), 2, 7).expect("a state")
 }

@@ -303,6 +303,21 @@ fn network(text: &mut Exposition, shared: &Shared, snapshot: &Snapshot) {
             samples.add(&[&info.name, &reason], count);
         }
     }
+    let kernels = || {
+        let with_name = ports
+            .iter()
+            .map(|(info, driver)| (&info.name, &driver.kernel));
+        with_name.filter_map(|(name, kernel)| Some((name, kernel.as_ref()?)))
+    };
+    let mut samples = text.family(&f::PORT_KERNEL_PACKETS);
+    for (name, kernel) in kernels() {
+        samples.add(&[name, &kernel.interface, &"to"], kernel.to_kernel);
+        samples.add(&[name, &kernel.interface, &"from"], kernel.from_kernel);
+    }
+    let mut samples = text.family(&f::PORT_KERNEL_REFUSED);
+    for (name, kernel) in kernels() {
+        samples.add(&[name, &kernel.interface], kernel.refused);
+    }
     let mut samples = text.family(&f::BUFFERS);
     for (name, pool) in &shared.mempools {
         let used = pool.used();

@@ -138,6 +138,10 @@ families! {
         "Ethernet bytes without FCS received (rx) and sent (tx) by a worker.";
     PORT_LOST = "fullgate_port_lost_packets_total", Counter, ["port", "reason"]:
         "Packets lost in NIC or driver: no descriptor, no buffer, receive and transmit errors.";
+    PORT_KERNEL_PACKETS = "fullgate_port_kernel_packets_total", Counter, ["port", "interface", "direction"]:
+        "Packets that the kernel's interface behind the port took (to) and sent (from).";
+    PORT_KERNEL_REFUSED = "fullgate_port_kernel_refused_packets_total", Counter, ["port", "interface"]:
+        "Packets that the kernel's interface did not take, as while it is down.";
     BUFFERS = "fullgate_packet_buffers", Gauge, ["mempool", "state"]:
         "Packet buffers by memory pool, free and used; those in descriptors are used.";
 }

@@ -1,6 +1,6 @@
 //! Keys that a running gateway can't change.
 
-use crate::control::config::Config;
+use crate::control::config::{Config, Port};
 
 /// The keys in which `new` differs from `old` and that need a restart.
 pub(super) fn needed(old: &Config, new: &Config) -> Vec<String> {
@@ -36,10 +36,16 @@ pub(super) fn needed(old: &Config, new: &Config) -> Vec<String> {
             ("rx-descriptors", a.rx_descriptors == b.rx_descriptors),
             ("tx-descriptors", a.tx_descriptors == b.tx_descriptors),
             ("steering", a.steering == b.steering),
+            ("kernel-interface", interface(a) == interface(b)),
         ];
         keys.extend(different(&port).map(|key| format!("port[{}].{key}", a.name)));
     }
     keys
+}
+
+/// The kernel's interface of a port.
+fn interface(port: &Port) -> Option<&str> {
+    port.kernel.as_ref().map(|kernel| kernel.name.as_str())
 }
 
 fn different<'a>(keys: &'a [(&str, bool)]) -> impl Iterator<Item = &'a str> {

@@ -12,13 +12,17 @@ use crate::control::config::{self, Config};
 use crate::ids::{PortIx, ServerIx, ServiceIx};
 use crate::service::route::{Route, Routes};
 use crate::service::schedule::{Candidate, Plan};
-use crate::service::snapshot::{Server, ServerState, Service};
+use crate::service::snapshot::{KernelPort, Server, ServerState, Service};
 
 impl State {
     pub(super) fn apply_ports(&mut self, config: &Config) {
         let mut changed = false;
         for (info, port) in self.ports.iter_mut().zip(&config.ports) {
             changed |= info.addresses != port.addresses || info.gateway != port.gateway;
+            info.kernel = port.kernel.as_ref().map(|kernel| KernelPort {
+                rate: kernel.rate,
+                addresses: kernel.addresses.clone(),
+            });
             info.addresses.clone_from(&port.addresses);
             info.gateway = port.gateway;
         }

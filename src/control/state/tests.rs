@@ -83,6 +83,7 @@ impl Bench {
             mtu: 1_500,
             addresses: Vec::new(),
             gateway: None,
+            kernel: None,
         }];
         let (state, updates) =
             State::new(config, ports, steering(), WORKERS, 7).expect("a valid configuration");

@@ -1,6 +1,7 @@
 //! A worker between a client segment (port 0) and a server segment (port 1),
 //! and the packets to play with it.
 
+pub(super) mod kernel;
 pub(super) mod nic;
 
 use std::net::Ipv4Addr;
@@ -640,6 +641,7 @@ fn setup(
         stats: Arc::new(WorkerStats::new(2, 8, 4)),
         link,
         handover,
+        kernel: None,
         isn_secret: IsnSecret([3; 16]),
     }
 }
@@ -709,12 +711,17 @@ fn snapshot(
     generation: u64,
     losses: u64,
 ) -> Snapshot {
+    Snapshot::new(parts(servers, steering, generation, losses))
+}
+
+fn parts(servers: &[Server], steering: &Arc<Steering>, generation: u64, losses: u64) -> Parts {
     let port = |name: &str, mac, net: &str| PortInfo {
         name: name.into(),
         mac,
         mtu: 1500,
         addresses: vec![net.parse().expect("a network")],
         gateway: None,
+        kernel: None,
     };
     let service = |ix: u32, port, protocol| Service {
         name: format!("service{ix}"),
@@ -745,7 +752,7 @@ fn snapshot(
         via: None,
         port,
     };
-    Snapshot::new(Parts {
+    Parts {
         generation,
         route_generation: 1,
         losses,
@@ -765,7 +772,7 @@ fn snapshot(
             icmp_per_second: 1_000,
         },
         locals: vec![LOCAL],
-    })
+    }
 }
 
 /// An established connection, as its two ends see it.

@@ -2,6 +2,7 @@
 
 mod bulk;
 mod drivers;
+mod exception;
 mod forward;
 mod hostile;
 mod icmp;
@@ -31,6 +32,7 @@ pub fn all() -> Vec<Case> {
     hostile::list(&mut cases);
     metrics::list(&mut cases);
     startup::list(&mut cases);
+    exception::list(&mut cases);
     never::list(&mut cases);
     soak::list(&mut cases);
     drivers::list(&mut cases);

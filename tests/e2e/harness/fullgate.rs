@@ -65,6 +65,13 @@ impl Config {
             if let Some(netns) = netns {
                 writeln!(head, "netns = \"{netns}\"").expect("write to a string");
             }
+            if let Some(rate) = plan.kernel_rate {
+                write!(
+                    head,
+                    "kernel-interface = \"k{index}\"\nkernel-rate = {rate}\n"
+                )
+                .expect("write to a string");
+            }
         }
         for (to, via, wanted) in [
             ("10.4.0.0/24", "10.1.0.254", plan.far_client),
@@ -131,8 +138,10 @@ pub fn port_count(plan: &Plan) -> usize {
 pub struct Fullgate {
     process: Process,
     config: Config,
-    /// Where it and its ends of the veth pairs are, if it is on any.
-    _netns: Option<Netns>,
+    /// Where it and its ends of the veth pairs are, if it is on any, or has
+    /// interfaces of the kernel.
+    netns: Option<Netns>,
+    directory: PathBuf,
 }
 
 impl Fullgate {
@@ -147,23 +156,35 @@ impl Fullgate {
         assert_eq!(ports.len(), port_count(plan));
         let config = Config::new(unique, directory, plan, ports);
         config.write(services);
-        let netns = (plan.driver != Driver::Tap).then(|| {
-            let netns = Netns::new(unique, "gw");
-            for port in ports {
-                netns::connect((&netns, port.device), (port.netns, port.device));
-                port.netns.frames_as_on_a_wire(port.device);
-            }
-            netns
-        });
-        let arguments = ["--config".as_ref(), config.file.as_os_str()];
-        let mut process =
-            Process::start(netns.as_ref(), directory, "fullgate", binary(), &arguments);
-        process.until(START_LIMIT, || call(&config.socket, "ping", json!({})).ok());
-        Self {
-            process,
-            config,
-            _netns: netns,
+        let on_veth = plan.driver != Driver::Tap;
+        let netns = (on_veth || plan.kernel_rate.is_some()).then(|| Netns::new(unique, "gw"));
+        for port in ports.iter().filter(|_| on_veth) {
+            let netns = netns.as_ref().expect("just made");
+            netns::connect((netns, port.device), (port.netns, port.device));
+            port.netns.frames_as_on_a_wire(port.device);
         }
+        Self {
+            process: run(&config, netns.as_ref(), directory),
+            config,
+            netns,
+            directory: directory.to_owned(),
+        }
+    }
+
+    /// Starts it anew after it has ended.
+    pub fn start_again(&mut self) {
+        self.process = run(&self.config, self.netns.as_ref(), &self.directory);
+    }
+
+    /// The namespace it runs in, where that is one of its own.
+    pub fn netns(&self) -> &Netns {
+        self.netns.as_ref().expect("a namespace of its own")
+    }
+
+    /// Ends it without giving it a say.
+    pub fn kill(&mut self) {
+        self.process.signal(Signal::SIGKILL);
+        self.process.ended(STOP_LIMIT);
     }
 
     pub fn config(&self) -> &Config {
@@ -236,6 +257,14 @@ impl Fullgate {
         let text = self.ctl(&["show", table, "--json"]);
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"))
     }
+}
+
+/// Starts fullgate and waits until the admin socket answers.
+fn run(config: &Config, netns: Option<&Netns>, directory: &Path) -> Process {
+    let arguments = ["--config".as_ref(), config.file.as_os_str()];
+    let mut process = Process::start(netns, directory, "fullgate", binary(), &arguments);
+    process.until(START_LIMIT, || call(&config.socket, "ping", json!({})).ok());
+    process
 }
 
 impl Gateway for Fullgate {

@@ -14,6 +14,9 @@ pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
 /// The address clients connect to.
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 100);
 
+/// Server-side address of the gateway, with two arms.
+pub const GATEWAY_LAN: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 1);
+
 /// What a port of fullgate is on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Driver {
@@ -138,6 +141,9 @@ pub struct Plan {
     /// the ports of each.
     pub local_addresses: u8,
     pub local_ports: RangeInclusive<u16>,
+    /// An interface of the kernel behind each of fullgate's ports, of this
+    /// `kernel-rate`; fullgate then has a namespace to itself.
+    pub kernel_rate: Option<u32>,
     /// Further lines of fullgate's `[runtime]`.
     pub runtime: String,
 }
@@ -158,6 +164,7 @@ impl Plan {
             connections: 65_536,
             local_addresses: 4,
             local_ports: 1024..=65_535,
+            kernel_rate: None,
             runtime: String::new(),
         }
     }
