@@ -165,7 +165,7 @@ pub struct StaticRoute {
 }
 
 /// `[[pool]]`: local addresses.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Pool {
     pub name: String,
     /// At least one.
@@ -292,9 +292,7 @@ impl Config {
             .map_err(|error| Problem::from_toml(&error, text).located(file, text))?;
         let mut checked =
             validate::validate(&raw).map_err(|problem| problem.located(file, text))?;
-        for warning in &mut checked.warnings {
-            *warning = warning.clone().located(file, text);
-        }
+        Problem::locate(&mut checked.warnings, file, text);
         Ok(checked)
     }
 

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
-use self::changes::{Change, Taking};
+use self::changes::{Change, Preparing, Taking};
 use self::drains::Drains;
 use self::gather::{Ask, Complete, Gather};
 pub use self::links::{Alive, WorkerLink};
@@ -29,6 +29,7 @@ use self::notices::{NoticeLog, server_title};
 pub(super) use self::report::{protocol_name, server_state, steering_name};
 pub use self::signals::Signals;
 use super::api;
+use super::jobs::Jobs;
 use super::kernel::Kernel;
 use super::metrics::{self, Metrics, Sources};
 use super::rpc::Outcome;
@@ -36,7 +37,7 @@ use super::socket::Call;
 use super::state::State;
 use super::supervisor::{self, Watchdog};
 use crate::conntrack::entry::Entry;
-use crate::ids::{PortIx, WorkerIx};
+use crate::ids::{PortIx, SetIx, WorkerIx};
 use crate::stats::WorkerStats;
 use crate::time::Millis;
 use crate::wire::ethernet::MacAddr;
@@ -149,9 +150,16 @@ pub struct Management {
     started: Instant,
     neighbors: BTreeMap<(PortIx, Ipv4Addr), Heard>,
     changes: Gather<Change, Taking, ()>,
+    preparing: Option<Preparing>,
+    /// Makes configurations, and frees what no worker needs any more.
+    changing: Jobs,
+    /// Makes long answers.
+    answering: Jobs,
     connections: Gather<ConnectionsAsk, usize, Copied>,
     /// Of the sets of the snapshot of this generation.
     pools: Gather<(), u64, Vec<SetUse>>,
+    /// The sets of the snapshot of this generation.
+    sets: (u64, Arc<[SetIx]>),
     notices: NoticeLog,
     drains: Drains,
     metrics: Metrics,
@@ -192,8 +200,12 @@ impl Management {
             started: now,
             neighbors: BTreeMap::new(),
             changes: Gather::new("the change", count),
+            preparing: None,
+            changing: Jobs::new("admin-change"),
+            answering: Jobs::new("admin-answer"),
             connections: Gather::new("the scan of connections", count),
             pools: Gather::new("the scan of local ports", count),
+            sets: (0, Arc::default()),
             notices: NoticeLog::default(),
             drains: Drains::default(),
             metrics,
@@ -307,7 +319,9 @@ impl Management {
     fn take_reply(&mut self, worker: WorkerIx, reply: Reply, now: Instant) {
         match reply {
             Reply::Applied(update) => {
-                self.state.applied(worker, update);
+                self.state.applied(worker, &update);
+                // 100,000 names and sets take their time to be freed.
+                self.changing.run(move || drop(update));
                 if let Some(complete) = self.changes.answer(worker, ()) {
                     self.changed(complete);
                 }
@@ -361,30 +375,15 @@ impl Management {
     }
 
     fn start_questions(&mut self, now: Instant) {
-        while let Some(Ask {
-            question,
-            reply,
-            deadline,
-        }) = self.changes.next()
-        {
-            match self.make_change(question) {
-                Ok((taking, updates)) => {
-                    self.changes.begin(taking, reply, deadline);
-                    self.send_updates(updates);
-                }
-                Err(error) => {
-                    supervisor::ready();
-                    answer(reply, Err(error));
-                }
-            }
-        }
+        self.finish_change(now);
+        self.prepare_change();
         if self.changes.is_idle() && now.saturating_duration_since(self.collected) >= COLLECT_EVERY
         {
             self.collected = now;
             let updates = self.state.collect(&self.stats);
             if !updates.is_empty() {
-                let (config, snapshot) = (self.state.config(), self.state.snapshot());
-                self.metrics.published(config, snapshot);
+                let (config, snapshot) = (self.state.shared_config(), self.state.snapshot());
+                self.metrics.published(&self.changing, config, snapshot);
                 let generation = snapshot.generation;
                 self.changes.begin(
                     Taking {
@@ -421,10 +420,13 @@ impl Management {
         }) = self.pools.next()
         {
             let snapshot = self.state.snapshot();
-            let wanted = report::sets(snapshot);
+            if self.sets.0 != snapshot.generation {
+                self.sets = (snapshot.generation, report::sets(snapshot));
+            }
             self.pools.begin(snapshot.generation, reply, deadline);
             for worker in &mut self.workers {
-                worker.send(Command::Pools(Box::new(PoolScan::new(wanted.clone()))));
+                let wanted = Arc::clone(&self.sets.1);
+                worker.send(Command::Pools(Box::new(PoolScan::new(wanted))));
             }
         }
     }
@@ -446,15 +448,27 @@ impl Management {
     }
 
     fn counted_ports(&mut self, complete: Complete<u64, Vec<SetUse>>, now: Instant) {
-        let (config, snapshot) = (self.state.config(), self.state.snapshot());
+        let Complete {
+            tag,
+            reply,
+            answers,
+        } = complete;
+        let (config, snapshot) = (
+            self.state.shared_config(),
+            Arc::clone(self.state.snapshot()),
+        );
+        let answers = Arc::new(answers);
         // With another snapshot the ids may mean other sets.
-        if complete.tag == snapshot.generation {
-            self.metrics.note_ports(&complete.answers, now);
+        if tag == snapshot.generation {
+            self.metrics
+                .note_ports(&self.changing, Arc::clone(&answers), now);
         }
-        if complete.reply.is_some() {
-            let sets: Vec<SetUse> = complete.answers.into_iter().flatten().collect();
-            let pools = report::pools(config, snapshot, &sets);
-            answer(complete.reply, Ok(methods::value(&pools)));
+        if reply.is_some() {
+            self.answering.run(move || {
+                let sets = answers.iter().flatten();
+                let pools = report::pools(&config, &snapshot, sets);
+                answer(reply, Ok(methods::value(&pools)));
+            });
         }
     }
 
@@ -482,27 +496,30 @@ impl Management {
     }
 
     fn scanned(&mut self, complete: Complete<usize, Copied>) {
-        let limit = complete.tag;
-        let snapshot = self.state.snapshot();
-        let copies = complete.answers.iter().enumerate();
-        let mut connections: Vec<api::Connection> = copies
-            .flat_map(|(worker, copied)| {
-                let row = move |entry| {
-                    report::connection(snapshot, WorkerIx(worker as u8), entry, copied.now)
-                };
-                copied.found.iter().map(row)
-            })
-            .take(limit + 1)
-            .collect();
-        let truncated = connections.len() > limit;
-        connections.truncate(limit);
-        answer(
-            complete.reply,
-            Ok(methods::value(&api::Connections {
-                connections,
-                truncated,
-            })),
-        );
+        let snapshot = Arc::clone(self.state.snapshot());
+        self.answering.run(move || {
+            let limit = complete.tag;
+            let snapshot = &*snapshot;
+            let copies = complete.answers.iter().enumerate();
+            let mut connections: Vec<api::Connection> = copies
+                .flat_map(|(worker, copied)| {
+                    let row = move |entry| {
+                        report::connection(snapshot, WorkerIx(worker as u8), entry, copied.now)
+                    };
+                    copied.found.iter().map(row)
+                })
+                .take(limit + 1)
+                .collect();
+            let truncated = connections.len() > limit;
+            connections.truncate(limit);
+            answer(
+                complete.reply,
+                Ok(methods::value(&api::Connections {
+                    connections,
+                    truncated,
+                })),
+            );
+        });
     }
 }
 

@@ -20,6 +20,7 @@ use crossbeam::queue::ArrayQueue;
 use self::headroom::{Headroom, PortUse};
 use self::http::{Limits, Server};
 use super::config::Config;
+use super::jobs::Jobs;
 use super::management::PortStatus;
 use crate::service::snapshot::Snapshot;
 use crate::stats::WorkerStats;
@@ -105,7 +106,8 @@ impl Shared {
 /// The management loop's end.
 pub(super) struct Metrics {
     shared: Arc<Shared>,
-    headroom: Headroom,
+    /// Used by jobs, one after the other.
+    headroom: Arc<Mutex<Headroom>>,
     server: Option<Server>,
 }
 
@@ -132,12 +134,13 @@ impl Metrics {
                 },
             }),
         };
+        let mut headroom = Headroom::default();
+        headroom.refresh(config, snapshot);
         let mut metrics = Self {
             shared: Arc::new(shared),
-            headroom: Headroom::default(),
+            headroom: Arc::new(Mutex::new(headroom)),
             server: None,
         };
-        metrics.headroom.refresh(config, snapshot);
         metrics.serve(setup.listener);
         metrics
     }
@@ -164,20 +167,23 @@ impl Metrics {
     /// [`Metrics::listen_anew`] gave for it.
     pub(super) fn configured(
         &mut self,
-        config: &Config,
+        jobs: &Jobs,
+        config: Arc<Config>,
         snapshot: &Arc<Snapshot>,
         listener: Option<TcpListener>,
     ) {
-        self.published(config, snapshot);
-        if listener.is_some() || config.metrics.listen.is_none() {
+        let listen = config.metrics.listen;
+        self.published(jobs, config, snapshot);
+        if listener.is_some() || listen.is_none() {
             self.serve(listener);
         }
     }
 
     /// There is a new snapshot.
-    pub(super) fn published(&mut self, config: &Config, snapshot: &Arc<Snapshot>) {
-        self.headroom.refresh(config, snapshot);
+    pub(super) fn published(&self, jobs: &Jobs, config: Arc<Config>, snapshot: &Arc<Snapshot>) {
         self.shared.view().snapshot = Arc::clone(snapshot);
+        let (headroom, snapshot) = (Arc::clone(&self.headroom), Arc::clone(snapshot));
+        jobs.run(move || locked(&headroom).refresh(&config, &snapshot));
     }
 
     /// What came of a reload.
@@ -190,9 +196,12 @@ impl Metrics {
     }
 
     /// What each worker says about the sets of the newest snapshot.
-    pub(super) fn note_ports(&mut self, by_worker: &[Vec<SetUse>], now: Instant) {
-        let ports = self.headroom.note(by_worker, now).into();
-        self.shared.view().ports = ports;
+    pub(super) fn note_ports(&self, jobs: &Jobs, by_worker: Arc<Vec<Vec<SetUse>>>, now: Instant) {
+        let (headroom, shared) = (Arc::clone(&self.headroom), Arc::clone(&self.shared));
+        jobs.run(move || {
+            let ports = locked(&headroom).note(&by_worker, now).into();
+            shared.view().ports = ports;
+        });
     }
 
     fn serve(&mut self, listener: Option<TcpListener>) {
@@ -207,6 +216,11 @@ impl Metrics {
             Err(error) => log::error!("metrics: not served: {error}"),
         }
     }
+}
+
+/// Jobs come one after the other; nobody waits here.
+fn locked(headroom: &Mutex<Headroom>) -> MutexGuard<'_, Headroom> {
+    headroom.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn unix_seconds(time: SystemTime) -> f64 {

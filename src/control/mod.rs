@@ -6,6 +6,7 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod import;
+mod jobs;
 pub mod kernel;
 pub mod lock;
 pub mod management;

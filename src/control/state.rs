@@ -5,14 +5,15 @@
 //! Owned by the management core. One change is under way at a time: the next
 //! one is taken when every worker has answered the last.
 
-mod restart;
+pub(super) mod restart;
 mod sets;
 mod slots;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 
+use hashbrown::{HashMap, HashSet};
 use ipnet::Ipv4Net;
 use thiserror::Error;
 
@@ -126,7 +127,7 @@ impl ServerSlot {
 
 /// The configuration in force and what is left of earlier ones.
 pub struct State {
-    config: Config,
+    config: Arc<Config>,
     ports: Vec<PortInfo>,
     steering: Arc<Steering>,
     worker_ports: Vec<Arc<WorkerPorts>>,
@@ -196,7 +197,7 @@ impl State {
             locals: Vec::new(),
         });
         let mut state = Self {
-            config: empty,
+            config: Arc::new(empty),
             ports,
             steering,
             worker_ports,
@@ -230,6 +231,11 @@ impl State {
         &self.config
     }
 
+    /// The same, to be kept.
+    pub fn shared_config(&self) -> Arc<Config> {
+        Arc::clone(&self.config)
+    }
+
     /// The newest snapshot.
     pub fn snapshot(&self) -> &Arc<Snapshot> {
         &self.snapshot
@@ -259,7 +265,7 @@ impl State {
         self.check_room(&config)?;
         self.apply_ports(&config);
         self.apply_services(&config);
-        self.config = config;
+        self.config = Arc::new(config);
         Ok(self.publish())
     }
 
@@ -288,9 +294,8 @@ impl State {
         Ok(self.publish())
     }
 
-    /// A worker's answer to an update. What came back with it is freed.
-    #[expect(clippy::boxed_local, reason = "the reply brings a box")]
-    pub fn applied(&mut self, worker: WorkerIx, update: Box<Update>) {
+    /// A worker's answer to an update. What came back with it can be freed.
+    pub fn applied(&mut self, worker: WorkerIx, update: &Update) {
         for (set, _) in &update.returned_sets {
             self.stale |= self.sets.returned(worker, *set);
         }

@@ -350,9 +350,12 @@ fn smooth_sequence(candidates: &[Candidate]) -> Vec<ServerIx> {
     sequence
 }
 
-/// The table of `sh` by weighted rendezvous hashing: each slot goes to the
-/// server with the smallest -ln(u)/weight, u being a hash of server and slot
-/// in (0, 1]. A server that comes or goes moves only its own slots.
+/// The table of `sh`: a race for each slot. Every server throws at slots drawn
+/// by its key, at the times of a Poisson process whose rate is its weight, and
+/// the first throw at a slot takes it. That is weighted rendezvous hashing (the
+/// first throws at a slot are exponential, -ln(u)/weight) at the cost of the
+/// throws until every slot is taken, about size · ln(size), for any number of
+/// servers. A server that comes or goes moves only its own slots.
 fn rendezvous_table(candidates: &[Candidate]) -> Vec<ServerIx> {
     if candidates.is_empty() {
         return Vec::new();
@@ -360,28 +363,67 @@ fn rendezvous_table(candidates: &[Candidate]) -> Vec<ServerIx> {
     let size = (candidates.len() * TABLE_SLOTS_PER_SERVER)
         .next_power_of_two()
         .clamp(TABLE_MIN, TABLE_MAX);
-    let keys: Vec<(u64, f64)> = candidates
-        .iter()
-        .map(|c| (mix(c.key), f64::from(c.weight)))
-        .collect();
-    let winner = |slot: u64| {
-        let seed = mix(slot);
-        let (mut best, mut best_score) = (0, f64::INFINITY);
-        for (index, &(key, weight)) in keys.iter().enumerate() {
-            let bits = (mix(key ^ seed) >> 11) + 1;
-            let u = bits as f64 / (1_u64 << 53) as f64;
-            // 1 - u <= -ln(u) rules most candidates out without a logarithm.
-            if 1.0 - u >= best_score * weight {
-                continue;
-            }
-            let score = -u.ln() / weight;
-            if score < best_score {
-                (best, best_score) = (index, score);
+    let mut racers: Vec<Racer> = candidates.iter().map(Racer::new).collect();
+    let total: f64 = racers.iter().map(|racer| racer.weight).sum();
+    // As many throws as there are slots, in the mean: whoever comes later in
+    // the list has no part in a race that is over.
+    let lap = size as f64 / total;
+    let mut taken: Vec<Option<(f64, ServerIx)>> = vec![None; size];
+    let (mut left, mut end) = (size, lap);
+    while left > 0 {
+        for (racer, candidate) in racers.iter_mut().zip(candidates) {
+            while racer.time < end {
+                let slot = &mut taken[racer.bits as usize & (size - 1)];
+                match slot {
+                    Some((time, _)) if *time <= racer.time => {}
+                    Some(_) => *slot = Some((racer.time, candidate.server)),
+                    None => {
+                        left -= 1;
+                        *slot = Some((racer.time, candidate.server));
+                    }
+                }
+                racer.next();
             }
         }
-        candidates[best].server
-    };
-    (0..size as u64).map(winner).collect()
+        end += lap;
+    }
+    taken
+        .into_iter()
+        .flatten()
+        .map(|(_, server)| server)
+        .collect()
+}
+
+/// A server in the race for slots.
+struct Racer {
+    weight: f64,
+    seed: u64,
+    throws: u64,
+    /// The next throw: its time, and a hash whose low bits are its slot.
+    time: f64,
+    bits: u64,
+}
+
+impl Racer {
+    fn new(candidate: &Candidate) -> Self {
+        let mut racer = Self {
+            weight: f64::from(candidate.weight),
+            seed: mix(candidate.key),
+            throws: 0,
+            time: 0.0,
+            bits: 0,
+        };
+        racer.next();
+        racer
+    }
+
+    fn next(&mut self) {
+        self.throws += 1;
+        self.bits = mix(self.seed.wrapping_add(self.throws));
+        // The slot has the low 16 bits at most; u is in (0, 1].
+        let u = ((self.bits >> 16) + 1) as f64 / (1_u64 << 48) as f64;
+        self.time -= u.ln() / self.weight;
+    }
 }
 
 #[cfg(test)]

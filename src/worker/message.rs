@@ -76,7 +76,7 @@ pub struct Scan {
 #[derive(Debug)]
 pub struct PoolScan {
     /// Which sets; those the worker does not have are passed over.
-    pub wanted: Vec<SetIx>,
+    pub wanted: Arc<[SetIx]>,
     /// Those found, in the order of `wanted`; has room for all of them.
     pub found: Vec<SetUse>,
     /// Next of `wanted` to look at; begins at 0.
@@ -85,7 +85,7 @@ pub struct PoolScan {
 
 impl PoolScan {
     /// A scan of these sets.
-    pub fn new(wanted: Vec<SetIx>) -> Self {
+    pub fn new(wanted: Arc<[SetIx]>) -> Self {
         Self {
             found: Vec::with_capacity(wanted.len()),
             wanted,

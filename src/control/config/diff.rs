@@ -1,7 +1,7 @@
 //! What would change from one configuration to another, key by key. Services
 //! and servers are the same where their addresses are, as everywhere else.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -121,12 +121,13 @@ fn items(found: &mut Vec<Difference>, old: &[Item], new: &[Item]) {
         restart: false,
     };
     let value = |item: &Item| Some(Value::Object(item.fields.clone()));
-    let known: BTreeSet<&str> = new.iter().map(|item| item.id.as_str()).collect();
+    let known: HashSet<&str> = new.iter().map(|item| item.id.as_str()).collect();
     for gone in old.iter().filter(|item| !known.contains(item.id.as_str())) {
         found.push(whole("removed", gone, value(gone), None));
     }
+    let former: HashMap<&str, &Item> = old.iter().map(|item| (item.id.as_str(), item)).collect();
     for item in new {
-        match old.iter().find(|old| old.id == item.id) {
+        match former.get(item.id.as_str()) {
             Some(old) => keys(found, &old.place, &old.fields, &item.fields),
             None => found.push(whole("added", item, None, value(item))),
         }
@@ -135,6 +136,9 @@ fn items(found: &mut Vec<Difference>, old: &[Item], new: &[Item]) {
 
 /// The keys of one table whose values differ.
 fn keys(found: &mut Vec<Difference>, place: &str, old: &Fields, new: &Fields) {
+    if old == new {
+        return;
+    }
     let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
     for name in names {
         let (from, to) = (old.get(name), new.get(name));

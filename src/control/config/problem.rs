@@ -80,14 +80,33 @@ impl Problem {
 
     /// Says in which file, and on which line of its `text`, the problem is.
     pub(super) fn located(mut self, file: &str, text: &str) -> Self {
-        self.file = Some(file.to_owned());
-        if self.line.is_none() && !self.steps.is_empty() {
-            self.line = DeTable::parse(text)
-                .ok()
-                .and_then(|table| offset_of(&table, &self.steps))
-                .map(|offset| line_at(text, offset));
-        }
+        Self::locate(std::slice::from_mut(&mut self), file, text);
         self
+    }
+
+    /// The same for many: the text is read once.
+    pub(super) fn locate(problems: &mut [Self], file: &str, text: &str) {
+        let wants_line = |problem: &Self| problem.line.is_none() && !problem.steps.is_empty();
+        let table = problems
+            .iter()
+            .any(wants_line)
+            .then(|| DeTable::parse(text).ok())
+            .flatten();
+        let mut offsets: Vec<(usize, &mut Self)> = Vec::new();
+        for problem in problems {
+            problem.file = Some(file.to_owned());
+            let found = table.as_ref().filter(|_| wants_line(problem));
+            if let Some(offset) = found.and_then(|table| offset_of(table, &problem.steps)) {
+                offsets.push((offset, problem));
+            }
+        }
+        offsets.sort_by_key(|(offset, _)| *offset);
+        let (mut line, mut from) = (1, 0);
+        for (offset, problem) in offsets {
+            line += line_at(text.get(from..).unwrap_or_default(), offset - from) - 1;
+            from = offset;
+            problem.line = Some(line);
+        }
     }
 
     /// What the TOML reader says about `text`, as one line.

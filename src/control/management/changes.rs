@@ -1,7 +1,8 @@
 //! Changes of the configuration in force: what waits for its turn, and how one
-//! is made, wherever it comes from.
+//! is made, wherever it comes from. A new configuration is read and checked by
+//! a thread of its own; the loop puts it in force.
 
-use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError};
 use std::time::Instant;
 
 use super::drains::Drain;
@@ -21,6 +22,14 @@ pub(super) struct Change {
     pub(super) is_reload: bool,
     /// What begins with it.
     pub(super) drain: Option<Drain>,
+}
+
+/// A change whose configuration is being made.
+pub(super) struct Preparing {
+    made: Receiver<Result<Checked, Error>>,
+    is_reload: bool,
+    drain: Option<Drain>,
+    reply: Option<SyncSender<Outcome>>,
 }
 
 impl Change {
@@ -60,7 +69,7 @@ impl Management {
         let path = self.config_path.clone();
         let edit = move |_: &Config| {
             supervisor::reloading();
-            Config::load(&path).map_err(|problem| Error::failed(problem.to_string()))
+            Config::load_file(&path).map_err(|problem| Error::failed(problem.to_string()))
         };
         Change {
             is_reload: true,
@@ -68,13 +77,59 @@ impl Management {
         }
     }
 
-    pub(super) fn make_change(&mut self, change: Change) -> Result<(Taking, Vec<Update>), Error> {
+    /// Has the configuration of the next change made, if no other is under way.
+    pub(super) fn prepare_change(&mut self) {
+        if self.preparing.is_some() {
+            return;
+        }
+        let Some(Ask {
+            question, reply, ..
+        }) = self.changes.next()
+        else {
+            return;
+        };
         let Change {
             edit,
             is_reload,
             drain,
-        } = change;
-        let made = self.try_change(edit);
+        } = question;
+        let (tell, made) = mpsc::sync_channel(1);
+        let config = self.state.shared_config();
+        self.changing.run(move || {
+            let _ = tell.send(edit(&config));
+        });
+        self.preparing = Some(Preparing {
+            made,
+            is_reload,
+            drain,
+            reply,
+        });
+    }
+
+    /// Puts the configuration that was made in force, once it is there and the
+    /// workers have taken the last one.
+    pub(super) fn finish_change(&mut self, now: Instant) {
+        if !self.changes.is_free() {
+            return;
+        }
+        let Some(preparing) = &self.preparing else {
+            return;
+        };
+        let made = match preparing.made.try_recv() {
+            Ok(made) => made,
+            Err(TryRecvError::Empty) => return,
+            Err(TryRecvError::Disconnected) => Err(Error::failed("the change ended unexpectedly")),
+        };
+        let Some(Preparing {
+            is_reload,
+            drain,
+            reply,
+            ..
+        }) = self.preparing.take()
+        else {
+            return;
+        };
+        let made = made.and_then(|checked| self.try_change(checked));
         if let (Ok(_), Some(drain)) = (&made, drain) {
             self.drains.begin(drain);
         }
@@ -84,16 +139,26 @@ impl Management {
                 log::error!("reload rejected, the old configuration stays in force: {error}");
             }
         }
-        made
+        match made {
+            Ok((taking, updates)) => {
+                self.changes.begin(taking, reply, now + PATIENCE);
+                self.send_updates(updates);
+            }
+            Err(error) => {
+                supervisor::ready();
+                super::answer(reply, Err(error));
+            }
+        }
     }
 
-    fn try_change(&mut self, edit: Edit) -> Result<(Taking, Vec<Update>), Error> {
-        let Checked { config, warnings } = edit(self.state.config())?;
+    fn try_change(&mut self, checked: Checked) -> Result<(Taking, Vec<Update>), Error> {
+        let Checked { config, warnings } = checked;
         let listener = self.metrics.listen_anew(&config).map_err(Error::failed)?;
         let applied = self.state.apply(config);
         let updates = applied.map_err(|error| Error::failed(error.to_string()))?;
-        let (config, snapshot) = (self.state.config(), self.state.snapshot());
-        self.metrics.configured(config, snapshot, listener);
+        let (config, snapshot) = (self.state.shared_config(), self.state.snapshot());
+        self.metrics
+            .configured(&self.changing, config, snapshot, listener);
         let generation = self.state.snapshot().generation;
         let warnings = warnings.iter().map(ToString::to_string).collect();
         Ok((

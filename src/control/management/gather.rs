@@ -63,6 +63,11 @@ impl<Q, T, A> Gather<Q, T, A> {
         self.round.is_none() && self.waiting.is_empty()
     }
 
+    /// Whether the workers have no question.
+    pub(super) fn is_free(&self) -> bool {
+        self.round.is_none()
+    }
+
     /// The next question, if the workers have none.
     pub(super) fn next(&mut self) -> Option<Ask<Q>> {
         if self.round.is_some() {

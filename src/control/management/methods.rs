@@ -2,7 +2,7 @@
 //! workers is queued, and answered when they have all done their part.
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::de::DeserializeOwned;
@@ -17,6 +17,7 @@ use crate::control::config::raw::{RawServer, RawService};
 use crate::control::config::{Checked, Config, Problem};
 use crate::control::rpc::{self, Error, INVALID_PARAMS, Outcome};
 use crate::control::socket::Call;
+use crate::control::state::restart;
 use crate::worker::message::Filter;
 
 /// All methods.
@@ -53,6 +54,8 @@ const LIMIT_MAX: usize = 100_000;
 enum Action {
     /// The outcome is known.
     Answer(Value),
+    /// The outcome takes longer than the loop can wait.
+    Later(Box<dyn FnOnce() -> Outcome + Send>),
     /// A change of the configuration.
     Change(Change),
     Connections(ConnectionsAsk),
@@ -165,6 +168,30 @@ fn take_text(params: &mut Params, key: &str) -> Result<String, Error> {
     }
 }
 
+fn later(job: impl FnOnce() -> Outcome + Send + 'static) -> Action {
+    Action::Later(Box::new(job))
+}
+
+fn load(path: &Path) -> Result<Checked, Error> {
+    Config::load_file(path).map_err(|problem| Error::failed(problem.to_string()))
+}
+
+/// What a reload would do if the file were `checked`.
+fn diff(config: &Config, checked: &Checked) -> api::Diff {
+    let restart = restart::needed(config, &checked.config);
+    let mut differences = config.differences(&checked.config);
+    for difference in &mut differences {
+        let key = &difference.key;
+        let is_port = key.starts_with("port[") && difference.change != "changed";
+        difference.restart = is_port || restart.contains(key);
+    }
+    api::Diff {
+        differences,
+        restart,
+        warnings: checked.warnings.iter().map(ToString::to_string).collect(),
+    }
+}
+
 fn none(params: Params) -> Result<(), Error> {
     rpc::params::<NoParams>(params).map(|NoParams {}| ())
 }
@@ -207,6 +234,7 @@ impl Management {
         match action {
             Err(error) => super::answer(reply, Err(error)),
             Ok(Action::Answer(result)) => super::answer(reply, Ok(result)),
+            Ok(Action::Later(job)) => self.answering.run(|| super::answer(reply, job())),
             Ok(Action::Change(change)) => self.queue_change(change, reply, now),
             Ok(Action::Connections(question)) => {
                 self.connections.ask(Ask {
@@ -260,21 +288,35 @@ impl Management {
             "reload" => none(params).map(|()| Action::Change(self.reload())),
             "config.check" => {
                 let FileParams { path } = rpc::params(params)?;
-                let checked = Config::load_file(&path)
-                    .map_err(|problem| Error::failed(problem.to_string()))?;
-                Ok(Action::Answer(value(&api::Checked::of(&checked))))
+                Ok(later(move || Ok(value(&api::Checked::of(&load(&path)?)))))
             }
             "config.diff" => {
                 let FileParams { path } = rpc::params(params)?;
-                let checked = Config::load_file(&path)
-                    .map_err(|problem| Error::failed(problem.to_string()))?;
-                Ok(Action::Answer(value(&self.diff(&checked))))
+                let config = self.state.shared_config();
+                Ok(later(move || Ok(value(&diff(&config, &load(&path)?)))))
             }
-            _ => self.listing(method, params, now).map(Action::Answer),
+            "config.get" => {
+                none(params)?;
+                let config = self.state.shared_config();
+                let path = self.config_path.clone();
+                Ok(later(move || {
+                    Ok(value(&api::RunningConfig {
+                        toml: config.to_toml(),
+                        path: std::path::absolute(&path).unwrap_or(path),
+                    }))
+                }))
+            }
+            "services.list" => {
+                none(params)?;
+                let mut services = report::services(self.state.snapshot(), &self.stats);
+                self.drains.show(&mut services, now);
+                Ok(later(move || Ok(value(&services))))
+            }
+            _ => self.listing(method, params).map(Action::Answer),
         }
     }
 
-    fn listing(&self, method: &str, params: Params, now: Instant) -> Outcome {
+    fn listing(&self, method: &str, params: Params) -> Outcome {
         if METHODS.contains(&method) {
             none(params)?;
         }
@@ -287,38 +329,12 @@ impl Management {
                 pid: std::process::id(),
                 uptime_ms,
             }),
-            "services.list" => {
-                let mut services = report::services(snapshot, &self.stats);
-                self.drains.show(&mut services, now);
-                value(&services)
-            }
             "workers.list" => value(&report::workers(&self.stats, self.ports.len(), uptime_ms)),
             "ports.list" => value(&report::ports(snapshot, &self.stats, &self.ports)),
             "drops.list" => value(&report::drops(&self.stats)),
             "neighbors.list" => value(&self.neighbor_list()),
-            "config.get" => value(&api::RunningConfig {
-                toml: self.state.config().to_toml(),
-                path: std::path::absolute(&self.config_path)
-                    .unwrap_or_else(|_| self.config_path.clone()),
-            }),
             _ => return Err(Error::unknown_method(method, &METHODS)),
         })
-    }
-
-    /// What a reload would do if the file were `checked`.
-    fn diff(&self, checked: &Checked) -> api::Diff {
-        let restart = self.state.needs_restart(&checked.config);
-        let mut differences = self.state.config().differences(&checked.config);
-        for difference in &mut differences {
-            let key = &difference.key;
-            let is_port = key.starts_with("port[") && difference.change != "changed";
-            difference.restart = is_port || restart.contains(key);
-        }
-        api::Diff {
-            differences,
-            restart,
-            warnings: checked.warnings.iter().map(ToString::to_string).collect(),
-        }
     }
 
     fn neighbor_list(&self) -> api::Neighbors {

@@ -1,6 +1,6 @@
 //! Listings: from a snapshot, counters and copies of tables to results. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
@@ -57,6 +57,17 @@ pub(in crate::control) fn steering_name(snapshot: &Snapshot) -> &'static str {
 /// The services in the order of their slots, without removed servers.
 pub(super) fn services(snapshot: &Snapshot, stats: AllStats<'_>) -> api::Services {
     let mut services = Vec::new();
+    let mut rows: Vec<Vec<api::Server>> = Vec::new();
+    rows.resize_with(snapshot.services.len(), Vec::new);
+    for (slot, server) in snapshot.servers.iter().enumerate() {
+        let server = server.as_ref();
+        let Some(server) = server.filter(|server| server.state != ServerState::Removed) else {
+            continue;
+        };
+        if let Some(rows) = rows.get_mut(server.service.ix()) {
+            rows.push(server_row(ServerIx(slot as u32), server, stats));
+        }
+    }
     for (slot, service) in snapshot.services.iter().enumerate() {
         let Some(service) = service else { continue };
         let ix = ServiceIx(slot as u32);
@@ -74,14 +85,7 @@ pub(super) fn services(snapshot: &Snapshot, stats: AllStats<'_>) -> api::Service
             unknown_flow: count(|c| &c.unknown_flow),
             syn_moved: count(|c| &c.syn_moved),
             idled_out: count(|c| &c.idled_out),
-            servers: snapshot
-                .servers
-                .iter()
-                .enumerate()
-                .filter_map(|(slot, server)| Some((ServerIx(slot as u32), server.as_ref()?)))
-                .filter(|(_, server)| server.service == ix && server.state != ServerState::Removed)
-                .map(|(slot, server)| server_row(slot, server, stats))
-                .collect(),
+            servers: std::mem::take(&mut rows[slot]),
         });
     }
     api::Services { services }
@@ -268,19 +272,22 @@ pub(super) fn drops(stats: AllStats<'_>) -> api::Drops {
 }
 
 /// All port sets of the snapshot, each once.
-pub(super) fn sets(snapshot: &Snapshot) -> Vec<SetIx> {
-    let locals = snapshot
-        .servers
-        .iter()
-        .flatten()
-        .flat_map(|server| server.locals.iter());
-    let sets: BTreeSet<SetIx> = locals.map(|(_, set)| *set).collect();
-    sets.into_iter().collect()
+pub(super) fn sets(snapshot: &Snapshot) -> Arc<[SetIx]> {
+    let servers = snapshot.servers.iter().flatten();
+    let locals = servers.flat_map(|server| server.locals.iter());
+    let mut sets: Vec<SetIx> = locals.map(|(_, set)| *set).collect();
+    sets.sort_unstable();
+    sets.dedup();
+    sets.into()
 }
 
 /// The use of local ports by pool, local address and real server; `found` is
 /// of all workers together.
-pub(super) fn pools(config: &Config, snapshot: &Snapshot, found: &[SetUse]) -> api::Pools {
+pub(super) fn pools<'a>(
+    config: &Config,
+    snapshot: &Snapshot,
+    found: impl Iterator<Item = &'a SetUse>,
+) -> api::Pools {
     let mut sums: BTreeMap<SetIx, [u64; 3]> = BTreeMap::new();
     for set in found {
         let sum = sums.entry(set.set).or_default();
@@ -288,17 +295,18 @@ pub(super) fn pools(config: &Config, snapshot: &Snapshot, found: &[SetUse]) -> a
             *sum += u64::from(count);
         }
     }
+    let pool_of: HashMap<&str, &str> = config
+        .services
+        .iter()
+        .map(|service| (service.name.as_str(), service.pool.as_str()))
+        .collect();
     // Services that share a pool and a real server share the set.
     let mut rows: BTreeMap<(&str, Ipv4Addr, SetIx), api::PoolUse> = BTreeMap::new();
     for server in snapshot.servers.iter().flatten() {
         let Some(service) = snapshot.service(server.service) else {
             continue;
         };
-        let named = config
-            .services
-            .iter()
-            .find(|configured| configured.name == service.name);
-        let Some(pool) = named.map(|configured| configured.pool.as_str()) else {
+        let Some(&pool) = pool_of.get(service.name.as_str()) else {
             continue;
         };
         for &(local, set) in &server.locals {

@@ -147,8 +147,13 @@ impl Fixture {
         fixture
     }
 
+    /// One round, and those until a configuration that is being made is there.
     fn step(&mut self) {
-        self.management.step(self.now, Duration::from_millis(1));
+        let wait = Duration::from_millis(1);
+        self.management.step(self.now, wait);
+        while self.management.preparing.is_some() && self.management.changes.is_free() {
+            self.management.step(self.now, wait);
+        }
     }
 
     fn ask(&mut self, method: &str, params: Value) -> Receiver<Outcome> {
@@ -160,10 +165,10 @@ impl Fixture {
         outcome
     }
 
-    /// What is answered at once.
+    /// What is answered without the workers.
     fn result(&mut self, method: &str, params: Value) -> Outcome {
         let outcome = self.ask(method, params);
-        outcome.try_recv().expect("an outcome at once")
+        soon(&outcome)
     }
 
     fn add_server(&mut self, name: &str, address: &str) -> Receiver<Outcome> {
@@ -182,6 +187,12 @@ impl Fixture {
             .flat_map(|s| s.servers.iter().map(|s| s.name.clone()))
             .collect()
     }
+}
+
+/// What a thread is about to say.
+fn soon(outcome: &Receiver<Outcome>) -> Outcome {
+    let limit = Duration::from_secs(20);
+    outcome.recv_timeout(limit).expect("an outcome")
 }
 
 #[test]
@@ -461,7 +472,7 @@ fn scan(fixture: &mut Fixture, params: Value, tables: [Vec<Entry>; 2]) -> api::C
         worker.tell(Reply::Scanned(scan));
     }
     fixture.step();
-    let result = outcome.try_recv().expect("answered").expect("a list");
+    let result = soon(&outcome).expect("a list");
     serde_json::from_value(result).expect("connections")
 }
 
@@ -521,7 +532,7 @@ fn scans_go_out_one_after_the_other() {
             worker.tell(Reply::Scanned(scan));
         }
         fixture.step();
-        assert!(outcome.try_recv().expect("answered").is_ok());
+        assert!(soon(&outcome).is_ok());
     }
 }
 
@@ -535,8 +546,8 @@ fn local_ports_add_up_over_the_workers() {
         };
         assert_eq!(scan.wanted.len(), 2, "one set for each local address");
         assert!(scan.found.capacity() >= scan.wanted.len());
-        let wanted = scan.wanted.iter();
-        scan.found.extend(wanted.map(|&set| SetUse {
+        let wanted = scan.wanted.clone();
+        scan.found.extend(wanted.iter().map(|&set| SetUse {
             set,
             capacity: 100,
             used: 10,
@@ -545,7 +556,7 @@ fn local_ports_add_up_over_the_workers() {
         worker.tell(Reply::Pools(scan));
     }
     fixture.step();
-    let result = outcome.try_recv().expect("answered").expect("a list");
+    let result = soon(&outcome).expect("a list");
     let one = |address: &str| {
         json!({"address": address, "servers": [{
             "server": "192.0.2.101:8080", "protocol": "tcp",
@@ -621,7 +632,7 @@ fn news_of_servers_and_sets_that_are_gone_are_survived() {
     worker.tell(Reply::ServerAnswered(ServerIx(0)));
     worker.tell(Reply::Notice(Notice::TableFull));
     worker.tell(Reply::Notice(Notice::NoLocalPort(ServerIx(999))));
-    worker.tell(Reply::Pools(Box::new(PoolScan::new(vec![SetIx(7)]))));
+    worker.tell(Reply::Pools(Box::new(PoolScan::new([SetIx(7)].into()))));
     fixture.step();
     assert_eq!(fixture.result("ping", json!({})), Ok(json!("pong")));
 }

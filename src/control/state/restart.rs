@@ -3,7 +3,7 @@
 use crate::control::config::{Config, Port};
 
 /// The keys in which `new` differs from `old` and that need a restart.
-pub(super) fn needed(old: &Config, new: &Config) -> Vec<String> {
+pub(in crate::control) fn needed(old: &Config, new: &Config) -> Vec<String> {
     let (a, b) = (&old.runtime, &new.runtime);
     let runtime = [
         ("workers", a.workers == b.workers),

@@ -1,9 +1,10 @@
 //! A configuration into the slots: what stays keeps its slot, what is new gets
 //! a free one, what is gone is marked as removed.
 
-use std::collections::HashSet;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
+use hashbrown::{HashMap, HashSet};
 use ipnet::Ipv4Net;
 
 use super::sets::SetKey;
@@ -35,9 +36,14 @@ impl State {
 
     pub(super) fn apply_services(&mut self, config: &Config) {
         let mut kept = HashSet::with_capacity(config.services.len());
+        let old = Arc::clone(&self.config);
+        let unchanged = Unchanged::new(&old, config);
         for service in &config.services {
             let id = self.service_slot((service.vip, service.protocol));
             kept.insert(id);
+            if unchanged.holds(service) {
+                continue;
+            }
             self.apply_servers(id, service, locals(config, service));
             let slot = self.services[id.ix()].as_mut();
             // The slot was just found or made.
@@ -209,6 +215,31 @@ impl State {
             service.plan = Plan::build_keyed(service.plan.kind(), &candidates);
             slot.candidates = candidates;
         }
+    }
+}
+
+/// Which services are as they were, with all that they have of a configuration.
+struct Unchanged<'a> {
+    services: HashMap<ServiceKey, &'a config::Service>,
+    pools: HashSet<&'a str>,
+}
+
+impl<'a> Unchanged<'a> {
+    fn new(old: &'a Config, new: &'a Config) -> Self {
+        let services = old.services.iter();
+        let old_pools: HashSet<&config::Pool> = old.pools.iter().collect();
+        let pools = new.pools.iter().filter(|pool| old_pools.contains(pool));
+        Self {
+            services: services
+                .map(|service| ((service.vip, service.protocol), service))
+                .collect(),
+            pools: pools.map(|pool| pool.name.as_str()).collect(),
+        }
+    }
+
+    fn holds(&self, service: &config::Service) -> bool {
+        let old = self.services.get(&(service.vip, service.protocol));
+        old.is_some_and(|old| *old == service) && self.pools.contains(service.pool.as_str())
     }
 }
 

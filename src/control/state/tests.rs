@@ -102,8 +102,7 @@ impl Bench {
 
     /// All workers take their updates, as `Worker::apply` does.
     fn answer(&mut self, updates: Vec<Update>) {
-        for (ix, update) in updates.into_iter().enumerate() {
-            let mut update = Box::new(update);
+        for (ix, mut update) in updates.into_iter().enumerate() {
             let worker = &mut self.workers[ix];
             for (id, ports) in update.new_sets.drain(..) {
                 assert!(
@@ -117,7 +116,7 @@ impl Bench {
                     update.returned_sets.push((*id, ports));
                 }
             }
-            self.state.applied(WorkerIx(ix as u8), update);
+            self.state.applied(WorkerIx(ix as u8), &update);
         }
         assert!(self.state.is_settled());
     }
@@ -421,10 +420,10 @@ fn twenty_thousand_services_and_a_change_of_one() {
     let reta = Reta::even(16, 1).expect("a table");
     let key = *steering().toeplitz().key();
     let steering = Steering::new(key, reta, SteeringMode::Software).expect("a strong key");
-    let (mut state, mut updates) =
+    let (mut state, updates) =
         State::new(config, Vec::new(), Arc::new(steering), 1, 7).expect("room");
     assert_eq!(updates[0].new_sets.len(), 100_000);
-    state.applied(WorkerIx(0), Box::new(updates.remove(0)));
+    state.applied(WorkerIx(0), &updates[0]);
     let updates = state.apply(changed).expect("room");
     assert_eq!(
         (updates[0].new_sets.len(), updates[0].unwanted_sets.len()),

@@ -1,5 +1,6 @@
 //! The list of all cases, and what they share.
 
+mod big;
 mod bulk;
 mod drivers;
 mod exception;
@@ -30,6 +31,7 @@ pub fn all() -> Vec<Case> {
     operate::list(&mut cases);
     reload::list(&mut cases);
     hostile::list(&mut cases);
+    big::list(&mut cases);
     metrics::list(&mut cases);
     startup::list(&mut cases);
     exception::list(&mut cases);
