@@ -8,6 +8,7 @@ pub mod control;
 #[allow(unsafe_code)]
 pub mod dpdk;
 pub mod exception;
+pub mod health;
 pub mod ids;
 pub mod io;
 pub mod nat;

@@ -37,6 +37,7 @@ use fullgate::dpdk::{
     PortConfig, RssStatus,
 };
 use fullgate::exception::{self, Carried};
+use fullgate::health::Checker;
 use fullgate::ids::{PortIx, WorkerIx};
 use fullgate::service::snapshot::PortInfo;
 use fullgate::snat::steering::{Reta, Steering, SteeringMode};
@@ -192,6 +193,7 @@ fn serve(config: Config, config_path: &Path) -> Result<(), Failure> {
         signals,
         metrics,
         kernel,
+        checker: Box::new(Checker::start),
     });
     println!("fullgate: ready");
     supervisor::ready();

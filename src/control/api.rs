@@ -34,6 +34,9 @@ pub struct Service {
     pub unknown_flow: u64,
     pub syn_moved: u64,
     pub idled_out: u64,
+    /// All servers fail their checks, and all of them are used.
+    #[serde(default)]
+    pub health_ignored: bool,
     pub servers: Vec<Server>,
 }
 
@@ -55,6 +58,32 @@ pub struct Server {
     /// Until a drain's deadline, if it has one.
     #[serde(default)]
     pub drain_ms: Option<u64>,
+    /// What its health checks say, if it has any.
+    #[serde(default)]
+    pub health: Option<Health>,
+}
+
+/// The health checks of a real server.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Health {
+    /// What is asked: `tcp`, `http`, `https`, `udp` or `icmp`.
+    pub check: String,
+    /// Who is asked.
+    pub address: SocketAddrV4,
+    pub up: bool,
+    /// Since `up` is what it is, or since the checks began.
+    pub since_ms: u64,
+    /// The last check that failed or could not be made: why, and how long ago.
+    pub reason: Option<String>,
+    pub failed_ms: Option<u64>,
+    pub successes: u64,
+    pub failures: u64,
+    /// Checks that could not be made, for a reason on the gateway's host.
+    pub unmade: u64,
+    /// How long the last check took that was made.
+    pub took_us: Option<u64>,
+    /// Share of its weight that it has, per cent; less than 100 in a slow start.
+    pub share: u8,
 }
 
 /// `connections.list`.

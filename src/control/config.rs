@@ -7,6 +7,7 @@
 
 mod diff;
 mod edit;
+mod health;
 mod metrics;
 mod network;
 mod problem;
@@ -26,6 +27,7 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 
 pub use edit::request;
+pub use health::{AllDown, Health, OnDown};
 pub(super) use network::POOL_MAX;
 pub use problem::Problem;
 pub use units::parse_duration as duration;
@@ -215,6 +217,8 @@ pub struct Service {
     /// SYN failures in a row; 0: never.
     pub fail_after: u16,
     pub timeouts: Timeouts,
+    /// How its servers are checked, if they are.
+    pub health: Option<Health>,
     pub servers: Vec<Server>,
 }
 
@@ -245,6 +249,8 @@ pub struct Server {
     /// 0 to 65,535.
     pub weight: u32,
     pub state: AdminState,
+    /// Where its health is asked for, if not where it serves.
+    pub health_address: Option<SocketAddrV4>,
 }
 
 impl Config {

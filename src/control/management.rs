@@ -7,6 +7,7 @@
 mod changes;
 mod drains;
 mod gather;
+mod health;
 mod links;
 mod methods;
 mod notices;
@@ -23,6 +24,8 @@ use std::time::{Duration, Instant};
 use self::changes::{Change, Preparing, Taking};
 use self::drains::Drains;
 use self::gather::{Ask, Complete, Gather};
+use self::health::Health;
+pub use self::health::StartChecker;
 pub use self::links::{Alive, WorkerLink};
 pub use self::methods::METHODS;
 use self::notices::{NoticeLog, server_title};
@@ -136,6 +139,8 @@ pub struct Setup {
     pub metrics: metrics::Setup,
     /// The kernel's interfaces.
     pub kernel: Kernel,
+    /// How health checks are begun: [`crate::health::Checker::start`].
+    pub checker: StartChecker,
 }
 
 /// The management loop.
@@ -162,6 +167,7 @@ pub struct Management {
     sets: (u64, Arc<[SetIx]>),
     notices: NoticeLog,
     drains: Drains,
+    health: Health,
     metrics: Metrics,
     kernel: Kernel,
     collected: Instant,
@@ -208,6 +214,7 @@ impl Management {
             sets: (0, Arc::default()),
             notices: NoticeLog::default(),
             drains: Drains::default(),
+            health: Health::new(setup.checker),
             metrics,
             kernel: setup.kernel,
             collected: now,
@@ -218,11 +225,8 @@ impl Management {
         };
         // The workers were made with the first snapshot, and say so like of
         // every other.
-        let generation = management.state.snapshot().generation;
-        let first = Taking {
-            generation,
-            warnings: Vec::new(),
-        };
+        management.configure_health(now);
+        let first = management.taking(Vec::new());
         management.changes.begin(first, None, now + PATIENCE);
         management
     }
@@ -283,6 +287,7 @@ impl Management {
             self.queue_change(self.reload(), None, now);
         }
         self.end_drains(now);
+        self.take_health(now);
         self.start_questions(now);
         for worker in &mut self.workers {
             worker.flush();
@@ -323,7 +328,7 @@ impl Management {
                 // 100,000 names and sets take their time to be freed.
                 self.changing.run(move || drop(update));
                 if let Some(complete) = self.changes.answer(worker, ()) {
-                    self.changed(complete);
+                    self.changed(complete, now);
                 }
             }
             Reply::Scanned(scan) => {
@@ -377,22 +382,18 @@ impl Management {
     fn start_questions(&mut self, now: Instant) {
         self.finish_change(now);
         self.prepare_change();
-        if self.changes.is_idle() && now.saturating_duration_since(self.collected) >= COLLECT_EVERY
-        {
-            self.collected = now;
-            let updates = self.state.collect(&self.stats);
+        if self.changes.is_free() {
+            let mut updates = self.state.refresh();
+            let is_due = now.saturating_duration_since(self.collected) >= COLLECT_EVERY;
+            if updates.is_empty() && self.changes.is_idle() && is_due {
+                self.collected = now;
+                updates = self.state.collect(&self.stats);
+            }
             if !updates.is_empty() {
                 let (config, snapshot) = (self.state.shared_config(), self.state.snapshot());
                 self.metrics.published(&self.changing, config, snapshot);
-                let generation = snapshot.generation;
-                self.changes.begin(
-                    Taking {
-                        generation,
-                        warnings: Vec::new(),
-                    },
-                    None,
-                    now + PATIENCE,
-                );
+                let taking = self.taking(Vec::new());
+                self.changes.begin(taking, None, now + PATIENCE);
                 self.send_updates(updates);
             }
         }
@@ -479,11 +480,17 @@ impl Management {
         }
     }
 
-    fn changed(&mut self, complete: Complete<Taking, ()>) {
+    fn changed(&mut self, complete: Complete<Taking, ()>, now: Instant) {
         let Taking {
             generation,
             warnings,
+            decided,
         } = complete.tag;
+        if let Some(decided) = decided {
+            let delay = now.saturating_duration_since(decided);
+            log::info!("health: all workers have snapshot {generation} after {delay:?}");
+            self.metrics.health_in_force(delay);
+        }
         // Whatever changed, no reload is under way any more.
         supervisor::ready();
         answer(

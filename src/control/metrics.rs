@@ -7,21 +7,24 @@
 mod exposition;
 mod families;
 mod headroom;
+mod health;
 mod http;
 mod text;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam::queue::ArrayQueue;
 
 use self::headroom::{Headroom, PortUse};
+pub(super) use self::health::HealthRow;
 use self::http::{Limits, Server};
 use super::config::Config;
 use super::jobs::Jobs;
 use super::management::PortStatus;
+use crate::health::Histogram;
 use crate::service::snapshot::Snapshot;
 use crate::stats::WorkerStats;
 use crate::worker::message::{Link, SetUse};
@@ -84,6 +87,7 @@ struct Reload {
 struct View {
     snapshot: Arc<Snapshot>,
     ports: Arc<[PortUse]>,
+    health: Arc<[HealthRow]>,
     reload: Reload,
 }
 
@@ -94,12 +98,20 @@ struct Shared {
     mempools: Vec<(String, Arc<dyn Level>)>,
     started: SystemTime,
     view: Mutex<View>,
+    /// From the end of a health check to its verdict on all workers.
+    health_delays: Mutex<Histogram>,
 }
 
 impl Shared {
     /// The present. Nobody holds the lock for longer than a few loads.
     fn view(&self) -> MutexGuard<'_, View> {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn health_delays(&self) -> MutexGuard<'_, Histogram> {
+        self.health_delays
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -128,11 +140,13 @@ impl Metrics {
             view: Mutex::new(View {
                 snapshot: Arc::clone(snapshot),
                 ports: Arc::default(),
+                health: Arc::default(),
                 reload: Reload {
                     successful: true,
                     succeeded: now,
                 },
             }),
+            health_delays: Mutex::default(),
         };
         let mut headroom = Headroom::default();
         headroom.refresh(config, snapshot);
@@ -184,6 +198,16 @@ impl Metrics {
         self.shared.view().snapshot = Arc::clone(snapshot);
         let (headroom, snapshot) = (Arc::clone(&self.headroom), Arc::clone(snapshot));
         jobs.run(move || locked(&headroom).refresh(&config, &snapshot));
+    }
+
+    /// These servers are checked.
+    pub(super) fn checked(&self, rows: Vec<HealthRow>) {
+        self.shared.view().health = rows.into();
+    }
+
+    /// All workers know of a server's verdict, so long after the check.
+    pub(super) fn health_in_force(&self, delay: Duration) {
+        self.shared.health_delays().note(delay);
     }
 
     /// What came of a reload.

@@ -74,12 +74,10 @@ pub enum ApplyError {
         /// Ids they could have.
         free: usize,
     },
-    /// The slot holds no server of the configuration.
-    #[error("server slot {0} is not in use")]
-    NoSuchServer(ServerIx),
 }
 
-type ServiceKey = (SocketAddrV4, config::Protocol);
+/// What tells services apart.
+pub type ServiceKey = (SocketAddrV4, config::Protocol);
 type ServerKey = (ServiceIx, SocketAddrV4);
 
 /// A service's slot.
@@ -94,6 +92,10 @@ struct ServiceSlot {
     members: Vec<ServerIx>,
     /// Slots of its servers, removed ones included.
     servers: u32,
+    /// Where no server would be usable, health checks are not listened to.
+    use_all: bool,
+    /// That is the case.
+    ignores_health: bool,
 }
 
 /// A server's slot.
@@ -102,8 +104,10 @@ struct ServerSlot {
     server: Server,
     /// What the configuration says.
     configured: AdminState,
-    /// What somebody else said since, such as a health check.
+    /// What its health checks say.
     imposed: Option<AdminState>,
+    /// Of its weight, of [`crate::health::FULL_SHARE`].
+    share: u32,
 }
 
 impl ServerSlot {
@@ -115,13 +119,20 @@ impl ServerSlot {
         self.server.state == ServerState::Removed
     }
 
-    /// The state that the worse of configuration and imposed state gives.
-    fn wanted(&self) -> ServerState {
-        match (self.configured, self.imposed) {
+    /// The state that the worse of configuration and imposed state gives, or
+    /// the configuration alone.
+    fn wanted(&self, ignores_health: bool) -> ServerState {
+        let imposed = self.imposed.filter(|_| !ignores_health);
+        match (self.configured, imposed) {
             (AdminState::Down, _) | (_, Some(AdminState::Down)) => ServerState::Down,
             (AdminState::Draining, _) | (_, Some(AdminState::Draining)) => ServerState::Draining,
             (AdminState::Up, _) => ServerState::Up,
         }
+    }
+
+    /// Whether it would get new connections.
+    fn is_usable(&self, ignores_health: bool) -> bool {
+        self.server.weight > 0 && self.wanted(ignores_health) == ServerState::Up
     }
 }
 
@@ -143,6 +154,11 @@ pub struct State {
     under_way: Vec<bool>,
     /// The snapshot holds something that is gone.
     stale: bool,
+    /// What was imposed is not in the snapshot yet.
+    unpublished: bool,
+    /// Servers whose failed SYNs the workers are to forget with the next
+    /// snapshot.
+    fresh: Vec<ServerIx>,
     generation: u64,
     route_generation: u64,
     losses: u64,
@@ -211,6 +227,8 @@ impl State {
             max_sets,
             under_way: vec![false; workers],
             stale: false,
+            unpublished: false,
+            fresh: Vec::new(),
             generation: 0,
             route_generation: 0,
             losses: 0,
@@ -269,29 +287,77 @@ impl State {
         Ok(self.publish())
     }
 
-    /// Imposes a state on a server, or takes the imposed one back. The worse of
-    /// it and the configured state holds. It lasts as long as the server is in
-    /// the configuration.
-    ///
-    /// # Errors
-    /// [`ApplyError::Busy`], [`ApplyError::NoSuchServer`].
-    pub fn set_server_state(
-        &mut self,
-        server: ServerIx,
-        imposed: Option<AdminState>,
-    ) -> Result<Vec<Update>, ApplyError> {
-        if !self.is_settled() {
-            return Err(ApplyError::Busy);
-        }
-        let slot = self.servers.get_mut(server.ix()).and_then(Option::as_mut);
+    /// The slot of a server of the configuration.
+    pub fn server(&self, service: ServiceKey, server: SocketAddrV4) -> Option<ServerIx> {
+        let service = *self.service_of.get(&service)?;
+        let ix = *self.server_of.get(&(service, server))?;
+        self.live(ix).map(|_| ix)
+    }
+
+    /// What is imposed on a server.
+    pub fn imposed(&self, server: ServerIx) -> Option<AdminState> {
+        self.live(server)?.imposed
+    }
+
+    /// Whether a service has a server that new connections can go to.
+    pub fn has_usable_server(&self, service: ServiceKey) -> bool {
+        self.service_slot_of(service).is_some_and(|slot| {
+            let mut members = slot.members.iter();
+            members.any(|&server| {
+                self.live(server)
+                    .is_some_and(|server| server.is_usable(slot.ignores_health))
+            })
+        })
+    }
+
+    /// Whether a service's checks are not listened to, since no server would be
+    /// usable if they were.
+    pub fn ignores_health(&self, service: ServiceKey) -> bool {
+        self.service_slot_of(service)
+            .is_some_and(|slot| slot.ignores_health)
+    }
+
+    fn service_slot_of(&self, key: ServiceKey) -> Option<&ServiceSlot> {
+        let ix = self.service_of.get(&key)?;
+        self.services[ix.ix()].as_ref()
+    }
+
+    fn live(&self, server: ServerIx) -> Option<&ServerSlot> {
+        let slot = self.servers.get(server.ix())?.as_ref();
+        slot.filter(|slot| !slot.is_removed())
+    }
+
+    /// Imposes a state on a server, or takes the imposed one back, and the share
+    /// of its weight ([`crate::health::FULL_SHARE`] for all of it). The worse of this and the
+    /// configured state holds. It lasts as long as the server is in the
+    /// configuration, and goes to the workers with the next update. False where
+    /// the slot holds no server of the configuration.
+    pub fn impose(&mut self, ix: ServerIx, imposed: Option<AdminState>, share: u32) -> bool {
+        let slot = self.servers.get_mut(ix.ix()).and_then(Option::as_mut);
         let Some(slot) = slot.filter(|slot| !slot.is_removed()) else {
-            return Err(ApplyError::NoSuchServer(server));
+            return false;
         };
-        slot.imposed = imposed;
+        if (slot.imposed, slot.share) == (imposed, share) {
+            return true;
+        }
+        if slot.imposed.is_some() && imposed.is_none() {
+            self.fresh.push(ix);
+        }
+        (slot.imposed, slot.share) = (imposed, share);
         let service = slot.server.service;
-        self.set_state(server);
         self.plan(service);
-        Ok(self.publish())
+        self.unpublished = true;
+        true
+    }
+
+    /// Puts in force what was imposed since the last update; none where nothing
+    /// was, or where a worker has not answered the last one yet.
+    pub fn refresh(&mut self) -> Vec<Update> {
+        if self.unpublished && self.is_settled() {
+            self.publish()
+        } else {
+            Vec::new()
+        }
     }
 
     /// A worker's answer to an update. What came back with it can be freed.
@@ -395,6 +461,7 @@ impl State {
     fn publish(&mut self) -> Vec<Update> {
         self.generation += 1;
         self.stale = false;
+        self.unpublished = false;
         let own: HashSet<_> = self
             .ports
             .iter()
@@ -439,6 +506,7 @@ impl State {
     /// and to give back.
     fn updates(&mut self) -> Vec<Update> {
         self.under_way.fill(true);
+        let fresh = std::mem::take(&mut self.fresh);
         let mut updates = Vec::with_capacity(self.worker_ports.len());
         for (worker, ports) in (0..).map(WorkerIx).zip(&self.worker_ports) {
             let (new_sets, unwanted_sets) = self.sets.exchange(worker, ports);
@@ -447,6 +515,7 @@ impl State {
                 new_sets,
                 returned_sets: Vec::with_capacity(unwanted_sets.len()),
                 unwanted_sets,
+                fresh: fresh.clone(),
             });
         }
         updates

@@ -83,6 +83,11 @@ impl<Io: BurstIo> Worker<Io> {
                 update.returned_sets.push((set, ports));
             }
         }
+        for server in &update.fresh {
+            if let Some(health) = self.health.get_mut(server.ix()) {
+                *health = Default::default();
+            }
+        }
         std::mem::swap(&mut self.snapshot, &mut update.snapshot);
         let (new, old) = (&self.snapshot, &update.snapshot);
 

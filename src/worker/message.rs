@@ -42,6 +42,9 @@ pub struct Update {
     pub unwanted_sets: Vec<SetIx>,
     /// Port sets given back; has room for all of `unwanted_sets`.
     pub returned_sets: Vec<(SetIx, Box<PortSet>)>,
+    /// Servers that are new or came back: what the worker knows of their failed
+    /// SYNs is forgotten.
+    pub fresh: Vec<ServerIx>,
 }
 
 /// A next hop's MAC address.

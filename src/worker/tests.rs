@@ -156,6 +156,23 @@ fn a_silent_server_s_syn_moves_within_a_quarter_second() {
 }
 
 #[test]
+fn a_server_that_came_back_is_trusted_again() {
+    let syn = || Tcp::from_client(4000, flags::SYN).seq(100);
+    let tried = |lab: &mut Lab| lab.pass(280).all_to_server().len();
+    // Both servers are silent: the second has nowhere to go.
+    let mut lab = Lab::new();
+    lab.client_sends(syn());
+    assert_eq!((tried(&mut lab), tried(&mut lab)), (1, 0));
+    // But to a first one that went down and came back meanwhile.
+    let mut lab = Lab::new();
+    lab.client_sends(syn());
+    assert_eq!(tried(&mut lab), 1);
+    lab.set_server(0, ServerState::Down);
+    lab.set_server(0, ServerState::Up);
+    assert_eq!(lab.pass(280).to_server().dst, SERVERS[0]);
+}
+
+#[test]
 fn a_refusing_server_s_syn_moves_at_once_and_the_last_refusal_passes() {
     let mut lab = Lab::new();
     let first = lab

@@ -232,6 +232,7 @@ impl Rig {
                     new_sets: sets(&servers, &lends),
                     unwanted_sets: Vec::new(),
                     returned_sets: Vec::new(),
+                    fresh: Vec::new(),
                 });
                 Self {
                     worker: Worker::new(setup, PoolIo::new(), first, Now { ms: now, tsc: 0 }),
@@ -499,5 +500,6 @@ pub fn reload(options: &Options, generation: u64) -> Box<Update> {
         new_sets: Vec::new(),
         unwanted_sets: Vec::new(),
         returned_sets: Vec::new(),
+        fresh: Vec::new(),
     })
 }

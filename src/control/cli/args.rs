@@ -90,6 +90,8 @@ pub(super) enum Show {
         #[arg(long)]
         stats: bool,
     },
+    /// Health checks of the real servers.
+    Health,
     /// Connections.
     Connections(Filter),
     /// Load of the workers, measured over an interval.
@@ -215,6 +217,10 @@ pub(super) struct ServiceKeys {
     /// An idle timeout, such as established=1h; may be given for several.
     #[arg(long = "timeout", value_name = "STATE=DURATION", value_parser = timeout)]
     timeouts: Vec<(String, String)>,
+    /// A key of the health checks, such as check=http; may be given for several.
+    /// check=none ends them.
+    #[arg(long = "health", value_name = "KEY=VALUE", value_parser = health)]
+    health: Vec<(String, Value)>,
 }
 
 fn timeout(text: &str) -> Result<(String, String), String> {
@@ -222,6 +228,18 @@ fn timeout(text: &str) -> Result<(String, String), String> {
         .split_once('=')
         .ok_or("give STATE=DURATION, such as established=1h")?;
     Ok((state.into(), duration.into()))
+}
+
+fn health(text: &str) -> Result<(String, Value), String> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or("give KEY=VALUE, such as check=http")?;
+    let number = ["rise", "fall", "port"].contains(&key);
+    let value = match value.parse::<i64>() {
+        Ok(value) if number => json!(value),
+        _ => json!(value),
+    };
+    Ok((key.into(), value))
 }
 
 impl ServiceKeys {
@@ -249,6 +267,10 @@ impl ServiceKeys {
                 "timeouts",
                 (!self.timeouts.is_empty()).then(|| timeouts.into()),
             ),
+            (
+                "health",
+                (!self.health.is_empty()).then(|| self.health.iter().cloned().collect()),
+            ),
         ])
     }
 }
@@ -269,6 +291,9 @@ pub(super) enum Server {
         /// up, draining or down.
         #[arg(long)]
         state: Option<String>,
+        /// Where its health is asked for, if not at its own address.
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        health_address: Option<String>,
     },
     /// Change a real server; what is not given stays.
     Edit {
@@ -280,6 +305,9 @@ pub(super) enum Server {
         /// up, draining or down.
         #[arg(long)]
         state: Option<String>,
+        /// Where its health is asked for, if not at its own address.
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        health_address: Option<String>,
     },
     /// Let a real server's connections end and give it no new ones.
     Drain {
@@ -336,6 +364,7 @@ impl Server {
                 name,
                 weight,
                 state,
+                health_address,
             } => {
                 let params = given([
                     ("service", Some(json!(service))),
@@ -343,6 +372,7 @@ impl Server {
                     ("name", name.as_ref().map(|v| json!(v))),
                     ("weight", weight.map(|v| json!(v))),
                     ("state", state.as_ref().map(|v| json!(v))),
+                    ("health-address", health_address.as_ref().map(|v| json!(v))),
                 ]);
                 ("server.add", params)
             }
@@ -351,12 +381,14 @@ impl Server {
                 server,
                 weight,
                 state,
+                health_address,
             } => {
                 let params = given([
                     ("service", Some(json!(service))),
                     ("server", Some(json!(server))),
                     ("weight", weight.map(|v| json!(v))),
                     ("state", state.as_ref().map(|v| json!(v))),
+                    ("health-address", health_address.as_ref().map(|v| json!(v))),
                 ]);
                 ("server.edit", params)
             }
@@ -383,7 +415,7 @@ impl Server {
 impl Show {
     fn request(&self) -> (&'static str, Value) {
         match self {
-            Self::Services { .. } => ("services.list", none()),
+            Self::Services { .. } | Self::Health => ("services.list", none()),
             Self::Connections(filter) => ("connections.list", filter.params()),
             Self::Workers { .. } => ("workers.list", none()),
             Self::Ports => ("ports.list", none()),
@@ -447,6 +479,13 @@ mod tests {
                 ),
             ),
             (
+                "fullgatectl service edit web --health check=http --health rise=2 --health path=/a=b",
+                (
+                    "service.edit",
+                    json!({"name": "web", "health": {"check": "http", "rise": 2, "path": "/a=b"}}),
+                ),
+            ),
+            (
                 "fullgatectl service del web",
                 ("service.del", json!({"name": "web"})),
             ),
@@ -458,10 +497,10 @@ mod tests {
                 ),
             ),
             (
-                "fullgatectl server edit web a --weight 0 --state draining",
+                "fullgatectl server edit web a --weight 0 --state draining --health-address 10.0.0.9:81",
                 (
                     "server.edit",
-                    json!({"service": "web", "server": "a", "weight": 0, "state": "draining"}),
+                    json!({"service": "web", "server": "a", "weight": 0, "state": "draining", "health-address": "10.0.0.9:81"}),
                 ),
             ),
             (

@@ -5,6 +5,7 @@ mod args;
 mod client;
 mod daemon;
 mod drain;
+mod health;
 mod save;
 mod show;
 mod table;
@@ -138,6 +139,7 @@ fn render(command: &Command, result: Value) -> Result<String, serde_json::Error>
         Command::Show { what } => match what {
             Show::Services { stats: false } => show::services(&from_value(result)?),
             Show::Services { stats: true } => show::service_stats(&from_value(result)?),
+            Show::Health => health::table(&from_value(result)?),
             Show::Connections(_) => show::connections(&from_value(result)?),
             Show::Workers { .. } => {
                 let now = from_value(result)?;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::health;
 use super::table::Align::{Left, Right};
 use super::table::Table;
 use crate::control::api;
@@ -18,18 +19,19 @@ pub(super) fn services(result: &api::Services) -> String {
         "RemoteAddress:Port"
     );
     for service in &result.services {
+        let ignored = match service.health_ignored {
+            true => " (all servers fail their health checks; all are used)",
+            false => "",
+        };
         text.push_str(&format!(
-            "{:<4} {} {} name={}\n",
+            "{:<4} {} {} name={}{ignored}\n",
             service.protocol.to_uppercase(),
             service.vip,
             service.scheduler,
             service.name
         ));
         for server in &service.servers {
-            let state = match server.state.as_str() {
-                "up" => String::new(),
-                other => format!(" ({other})"),
-            };
+            let state = health::remark(server);
             text.push_str(&format!(
                 "  -> {:<SERVER_WIDTH$} {:<7} {:<6} {:<10} {:<9} {}{state}\n",
                 server.address.to_string(),

@@ -5,7 +5,7 @@
 use serde::de::DeserializeOwned;
 
 use super::problem::{Place, Problem, nearest};
-use super::raw::{RawServer, RawService, RawTimeouts};
+use super::raw::{RawHealth, RawServer, RawService, RawTimeouts};
 use super::{Checked, Config, Server, Service, validate};
 
 /// Reads a request, such as a [`RawService`].
@@ -107,6 +107,11 @@ impl Config {
             if let Some(edited) = edit.timeouts.take() {
                 raw.timeouts
                     .get_or_insert_with(RawTimeouts::default)
+                    .merge(edited);
+            }
+            if let Some(edited) = edit.health.take() {
+                raw.health
+                    .get_or_insert_with(RawHealth::default)
                     .merge(edited);
             }
             raw.merge(edit);

@@ -123,6 +123,7 @@ raw!(
         syn_attempts: i64,
         fail_after: i64,
         timeouts: RawTimeouts,
+        health: RawHealth,
         server: Vec<RawServer>,
     }
 );
@@ -140,11 +141,38 @@ raw!(
 );
 raw!(
     editable
+    /// `[service.health]`
+    RawHealth {
+        check: String,
+        interval: String,
+        timeout: String,
+        rise: i64,
+        fall: i64,
+        port: i64,
+        via: String,
+        start: String,
+        slow_start: String,
+        on_down: String,
+        all_down: String,
+        method: String,
+        path: String,
+        host: String,
+        status: String,
+        body: String,
+        sni: String,
+        ca: String,
+        send: String,
+        expect: String,
+    }
+);
+raw!(
+    editable
     /// `[[service.server]]`
     RawServer {
         name: String,
         address: String,
         weight: i64,
         state: String,
+        health_address: String,
     }
 );

@@ -8,7 +8,7 @@ use super::problem::{Place, Problem, nearest};
 use super::raw::{RawServer, RawService, RawTimeouts};
 use super::units::{format_duration, parse_duration, parse_endpoint};
 use super::validate::{Unique, choice, name, number, parsed, required, unless};
-use super::{AdminState, Config, Protocol, Server, Service};
+use super::{AdminState, Config, Health, Protocol, Server, Service};
 use crate::conntrack::timeouts::Timeouts;
 use crate::service::schedule::Scheduler;
 use crate::service::snapshot::Answer;
@@ -183,16 +183,19 @@ fn check_servers(
         let listed = at.key("server");
         for (index, server) in service.servers.iter().enumerate() {
             let at = listed.item(index, &server.name);
-            let address = server.address.ip();
-            if let Some(owner) = own.get(address) {
-                return Err(at.key("address").problem(format!(
-                    "{address} is an address {owner}; give a real server's"
-                )));
-            }
-            if !routed(address) {
-                warnings.push(at.key("address").problem(format!(
-                    "no route leads to {address}; add a [[route]] or a gateway to a port"
-                )));
+            let asked = server.health_address.map(|asked| ("health-address", asked));
+            for (key, address) in [("address", server.address)].into_iter().chain(asked) {
+                let (at, address) = (at.key(key), address.ip());
+                if let Some(owner) = own.get(address) {
+                    return Err(at.problem(format!(
+                        "{address} is an address {owner}; give a real server's"
+                    )));
+                }
+                if !routed(address) && (key == "address" || address != server.address.ip()) {
+                    warnings.push(at.problem(format!(
+                        "no route leads to {address}; add a [[route]] or a gateway to a port"
+                    )));
+                }
             }
         }
     }
@@ -227,11 +230,16 @@ fn service(
             ),
         );
     }
+    let scheduler = choice(&at.key("scheduler"), raw.scheduler.as_deref(), &SCHEDULER)?;
+    let health = match &raw.health {
+        Some(raw) => Health::from_raw(&at.key("health"), raw, scheduler, warnings)?,
+        None => None,
+    };
     Ok(Service {
         name: named.to_owned(),
         vip,
         protocol,
-        scheduler: choice(&at.key("scheduler"), raw.scheduler.as_deref(), &SCHEDULER)?,
+        scheduler,
         pool: pool(&at.key("pool"), raw.pool.as_deref(), config)?,
         unknown_flow: choice(
             &at.key("unknown-flow"),
@@ -253,6 +261,7 @@ fn service(
             0..=u16::MAX,
         )?,
         timeouts,
+        health,
         servers: servers(&at.key("server"), raw.server.as_deref().unwrap_or_default())?,
     })
 }
@@ -335,6 +344,11 @@ fn servers(at: &Place<'_>, raw: &[RawServer]) -> Result<Vec<Server>, Problem> {
             address,
             weight: number(&at.key("weight"), raw.weight, WEIGHT, 0..=WEIGHT_MAX)?,
             state: choice(&at.key("state"), raw.state.as_deref(), &STATE)?,
+            health_address: raw
+                .health_address
+                .as_deref()
+                .map(|text| parsed(&at.key("health-address"), text, parse_endpoint))
+                .transpose()?,
         };
         names.claim(
             &at.key("name"),
@@ -354,7 +368,7 @@ fn servers(at: &Place<'_>, raw: &[RawServer]) -> Result<Vec<Server>, Problem> {
 }
 
 /// The word for `value`, unless it is the first and so the default.
-fn word<T: Copy + PartialEq>(value: T, words: &[(&str, T)]) -> Option<String> {
+pub(super) fn word<T: Copy + PartialEq>(value: T, words: &[(&str, T)]) -> Option<String> {
     let index = words
         .iter()
         .position(|(_, candidate)| *candidate == value)?;
@@ -384,6 +398,7 @@ impl Service {
             syn_attempts: unless(self.syn_attempts, SYN_ATTEMPTS, i64::from),
             fail_after: unless(self.fail_after, FAIL_AFTER, i64::from),
             timeouts: unless(timeouts, RawTimeouts::default(), |timeouts| timeouts),
+            health: self.health.as_ref().map(Health::to_raw),
             server: (!self.servers.is_empty())
                 .then(|| self.servers.iter().map(Server::to_raw).collect()),
         }
@@ -397,6 +412,7 @@ impl Server {
             address: Some(self.address.to_string()),
             weight: unless(self.weight, WEIGHT, i64::from),
             state: word(self.state, &STATE),
+            health_address: self.health_address.map(|address| address.to_string()),
         }
     }
 }

@@ -4,8 +4,8 @@
 use proptest::prelude::*;
 
 use super::raw::{
-    RawConfig, RawMetrics, RawPool, RawPort, RawRoute, RawRuntime, RawServer, RawService,
-    RawTimeouts,
+    RawConfig, RawHealth, RawMetrics, RawPool, RawPort, RawRoute, RawRuntime, RawServer,
+    RawService, RawTimeouts,
 };
 use super::*;
 
@@ -98,7 +98,7 @@ const ROWS: &[(&str, &str, &str)] = &[
     (
         "weight = 3",
         "colour = 3",
-        r#"f:38: service[web].server[b].colour: unknown key; known here are name, address, weight, state"#,
+        r#"f:38: service[web].server[b].colour: unknown key; known here are name, address, weight, state, health-address"#,
     ),
     (
         "[[route]]",
@@ -605,6 +605,186 @@ const ROWS: &[(&str, &str, &str)] = &[
         "server.example:8080",
         r#"f:37: service[web].server[b].address: "server.example:8080" is no address with a port; give an IPv4 address with a port, such as "10.0.0.1:80""#,
     ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ninterval = \"1s\"\n[service.timeouts]",
+        r#"f:28: service[web].health.check: is missing; give "tcp", "http", "https", "udp" or "icmp""#,
+    ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"gopher\"\n[service.timeouts]",
+        r#"f:29: service[web].health.check: "gopher" is not known; give "tcp" or "http" or "https" or "udp" or "icmp" or "none""#,
+    ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"htp\"\n[service.timeouts]",
+        r#"f:29: service[web].health.check: "htp" is not known; did you mean "http"?"#,
+    ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"tcp\"\nintervall = \"1s\"\n[service.timeouts]",
+        r#"f:30: service[web].health.intervall: unknown key; did you mean interval?"#,
+    ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"tcp\"\ninterval = \"1ms\"\n[service.timeouts]",
+        r#"f:30: service[web].health.interval: is 1ms; give "100ms" to "1h""#,
+    ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"tcp\"\ninterval = 5\n[service.timeouts]",
+        r#"f:30: service[web].health.interval: is 5; give a text in double quotes"#,
+    ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"tcp\"\ntimeout = \"5s\"\n[service.timeouts]",
+        r#"f:30: service[web].health.timeout: is 5s, and the interval 2s; give at most that"#,
+    ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"tcp\"\ntimeout = \"1us\"\n[service.timeouts]",
+        r#"f:30: service[web].health.timeout: is 1us; give "10ms" to "1h""#,
+    ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"tcp\"\nrise = 0\n[service.timeouts]",
+        r#"f:30: service[web].health.rise: is 0; give 1 to 100"#,
+    ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"tcp\"\nfall = 101\n[service.timeouts]",
+        r#"f:30: service[web].health.fall: is 101; give 1 to 100"#,
+    ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"tcp\"\nport = 0\n[service.timeouts]",
+        r#"f:30: service[web].health.port: is 0; give 1 to 65535"#,
+    ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"tcp\"\nvia = \"prot\"\n[service.timeouts]",
+        r#"f:30: service[web].health.via: "prot" is not known; give "host""#,
+    ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"tcp\"\nstart = \"warm\"\n[service.timeouts]",
+        r#"f:30: service[web].health.start: "warm" is not known; give "up" or "down""#,
+    ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"tcp\"\nslow-start = \"2h\"\n[service.timeouts]",
+        r#"f:30: service[web].health.slow-start: is 2h; give "0ms" to "1h""#,
+    ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"tcp\"\non-down = \"drop\"\n[service.timeouts]",
+        r#"f:30: service[web].health.on-down: "drop" is not known; give "auto" or "reset" or "keep""#,
+    ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"tcp\"\nall-down = \"use\"\n[service.timeouts]",
+        r#"f:30: service[web].health.all-down: "use" is not known; give "refuse" or "use-all""#,
+    ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"tcp\"\npath = \"/\"\n[service.timeouts]",
+        r#"f:30: service[web].health.path: belongs to check = "http" or "https"; leave it out"#,
+    ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"http\"\nsni = \"a.example\"\n[service.timeouts]",
+        r#"f:30: service[web].health.sni: belongs to check = "https"; leave it out"#,
+    ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"https\"\nsend = \"x\"\n[service.timeouts]",
+        r#"f:30: service[web].health.send: belongs to check = "udp"; leave it out"#,
+    ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"icmp\"\nport = 80\n[service.timeouts]",
+        r#"f:30: service[web].health.port: check = "icmp" has none; leave it out"#,
+    ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"http\"\nmethod = \"G T\"\n[service.timeouts]",
+        r#"f:30: service[web].health.method: "G T" is no method; give one such as "GET" or "HEAD""#,
+    ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"http\"\nmethod = \"HEAD\"\nbody = \"x\"\n[service.timeouts]",
+        r#"f:30: service[web].health.method: "HEAD" gets no body to look into; give "GET""#,
+    ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"http\"\npath = \"health\"\n[service.timeouts]",
+        r#"f:30: service[web].health.path: "health" is no path; give one such as "/health", with blanks and letters beyond ASCII as %XX"#,
+    ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"http\"\nhost = \"a b\"\n[service.timeouts]",
+        r#"f:30: service[web].health.host: "a b" is no host; give one such as "www.example.com""#,
+    ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"http\"\nstatus = \"2xx\"\n[service.timeouts]",
+        r#"f:30: service[web].health.status: "2xx" is no list of status codes; give codes from 100 to 599 and ranges, such as "200-299,304""#,
+    ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"http\"\nstatus = \"299-200\"\n[service.timeouts]",
+        r#"f:30: service[web].health.status: "299-200" is no list of status codes; give codes from 100 to 599 and ranges, such as "200-299,304""#,
+    ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"http\"\nstatus = 200\n[service.timeouts]",
+        r#"f:30: service[web].health.status: is 200; give a text in double quotes"#,
+    ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"http\"\nbody = \"\"\n[service.timeouts]",
+        r#"f:30: service[web].health.body: has 0 bytes; give 1 to 1024"#,
+    ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"https\"\nsni = \"10.0.0.1\"\n[service.timeouts]",
+        r#"f:30: service[web].health.sni: "10.0.0.1" is no name of a host; give one such as "www.example.com", or "" for none"#,
+    ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"https\"\nca = \"/nonexistent.pem\"\n[service.timeouts]",
+        r#"f:30: service[web].health.ca: "/nonexistent.pem" can't be read: No such file or directory (os error 2); give a file of certificates in PEM"#,
+    ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"https\"\nca = \"ca.pem\"\n[service.timeouts]",
+        r#"f:30: service[web].health.ca: "ca.pem" is no absolute path; give a file of certificates in PEM"#,
+    ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"https\"\nca = \"/dev/null\"\n[service.timeouts]",
+        r#"f:30: service[web].health.ca: "/dev/null" is no regular file of at most 16 MiB; give a file of certificates in PEM"#,
+    ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"udp\"\nsend = \"hex:0\"\n[service.timeouts]",
+        r#"f:30: service[web].health.send: "hex:0" is no payload; give text, or bytes such as "hex:0a0b""#,
+    ),
+    (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"udp\"\nexpect = \"hex:\"\n[service.timeouts]",
+        r#"f:30: service[web].health.expect: "hex:" is no payload; give text, or bytes such as "hex:0a0b""#,
+    ),
+    (
+        "weight = 3",
+        "health-address = \"10.0.1.102\"",
+        r#"f:38: service[web].server[b].health-address: "10.0.1.102" lacks a port; give ADDRESS:PORT, such as "10.0.1.102:80""#,
+    ),
+    (
+        "weight = 3",
+        "health-address = \"10.0.0.100:80\"",
+        r#"f:38: service[web].server[b].health-address: 10.0.0.100 is an address of service web; give a real server's"#,
+    ),
 ];
 
 #[test]
@@ -662,12 +842,22 @@ fn what_looks_unintended_is_a_warning() {
             "protocol = \"udp\"\n[service.timeouts]\nudp = \"30s\"",
             "f:30: service[web].timeouts.udp: is below 2 minutes, the least that RFC 4787 allows; quiet flows will break",
         ),
+        (
+            "[service.timeouts]",
+            "scheduler = \"rr\"\n[service.health]\ncheck = \"tcp\"\nslow-start = \"1m\"\n[service.timeouts]",
+            "f:31: service[web].health.slow-start: has no effect with scheduler \"rr\", which knows no weights; give \"wrr\"",
+        ),
+        (
+            "weight = 3",
+            "health-address = \"10.9.0.1:80\"\n[[service.server]]\nname = \"c\"\naddress = \"10.0.1.103:80\"\nhealth-address = \"10.9.0.1:81\"\n# ",
+            "",
+        ),
     ];
     for (from, to, expected) in rows {
         let text = GOOD.replacen(from, to, 1);
         let checked = Config::parse("f", &text).unwrap_or_else(|problem| panic!("{problem}"));
         let warnings: Vec<String> = checked.warnings.iter().map(Problem::to_string).collect();
-        assert_eq!(warnings, [expected]);
+        assert_eq!(warnings.join("\n"), expected);
     }
     let text =
         GOOD.replacen("gateway = \"10.0.0.254\"\n", "", 1)
@@ -721,6 +911,16 @@ fn services_are_added_edited_and_deleted() {
         "what is not edited stays"
     );
     assert_eq!(config.services[0].servers.len(), 2);
+    let edit = |json| service(serde_json::json!({"health": json}));
+    let checked = edit(serde_json::json!({"check": "http", "rise": 5}));
+    let config = config.edit_service("web", checked).expect("edited").config;
+    let rarely = edit(serde_json::json!({"interval": "10s"}));
+    let config = config.edit_service("web", rarely).expect("edited").config;
+    let health = config.services[0].health.as_ref().expect("checks");
+    assert_eq!((health.spec.rise, health.spec.interval.as_secs()), (5, 10));
+    let never = edit(serde_json::json!({"check": "none"}));
+    let config = config.edit_service("web", never).expect("edited").config;
+    assert_eq!(config.services[0].health, None);
     let config = config
         .del_service("10.0.0.100:53/udp")
         .expect("deleted")
@@ -828,9 +1028,10 @@ fn documentation_has_a_row_for_every_key() {
         ("`[[pool]]`", RawPool::keys()),
         ("`[[service]]`", RawService::keys()),
         ("`[service.timeouts]`", RawTimeouts::keys()),
+        ("`[service.health]`", RawHealth::keys()),
         ("`[[service.server]]`", RawServer::keys()),
     ];
-    assert_eq!(RawConfig::keys().len() + 2, sections.len());
+    assert_eq!(RawConfig::keys().len() + 3, sections.len());
     for (title, keys) in sections {
         let section = PAGE
             .split("\n## ")
@@ -838,7 +1039,7 @@ fn documentation_has_a_row_for_every_key() {
             .unwrap_or_else(|| panic!("docs/configuration.md lacks the section {title}"));
         for key in keys
             .iter()
-            .filter(|key| !["timeouts", "server"].contains(&key.as_str()))
+            .filter(|key| !["timeouts", "health", "server"].contains(&key.as_str()))
         {
             assert!(
                 section.contains(&format!("\n| `{key}` |")),
@@ -846,6 +1047,45 @@ fn documentation_has_a_row_for_every_key() {
             );
         }
     }
+}
+
+fn any_health() -> impl Strategy<Value = RawHealth> {
+    let word = |words: &'static [&'static str]| prop::option::of(prop::sample::select(words));
+    let owned = |word: Option<&str>| word.map(str::to_owned);
+    (
+        prop::sample::select(&["tcp", "http", "https", "udp", "icmp"][..]),
+        word(&["100ms", "2s", "1m"]),
+        word(&["up", "down"]),
+        word(&["0ms", "30s"]),
+        word(&["auto", "reset", "keep"]),
+        word(&["refuse", "use-all"]),
+        word(&["www.example.com", "www.example.com:8443", "10.0.0.1"]),
+        word(&["", "other.example.com"]),
+        word(&["200-399", "200", "200-204,301"]),
+        prop::option::of("[a-zäx:]{1,8}|hex:(00|ff|0a){1,4}"),
+    )
+        .prop_map(
+            move |(check, interval, start, slow, on, all, host, sni, status, text)| {
+                let http = check.starts_with("http");
+                let udp = check == "udp";
+                RawHealth {
+                    check: Some(check.to_owned()),
+                    interval: owned(interval),
+                    start: owned(start),
+                    slow_start: owned(slow),
+                    on_down: owned(on),
+                    all_down: owned(all),
+                    port: (check == "tcp").then_some(81),
+                    host: owned(host.filter(|_| http)),
+                    sni: owned(sni.filter(|_| check == "https")),
+                    status: owned(status.filter(|_| http)),
+                    body: text.clone().filter(|_| http),
+                    send: text.clone().filter(|_| udp),
+                    expect: text.filter(|_| udp),
+                    ..RawHealth::default()
+                }
+            },
+        )
 }
 
 fn any_service(index: u8) -> impl Strategy<Value = RawService> {
@@ -857,6 +1097,7 @@ fn any_service(index: u8) -> impl Strategy<Value = RawService> {
         state: ["up", "draining", "down"]
             .get(state)
             .map(|&state| state.to_owned()),
+        health_address: (state == 0).then(|| "10.0.1.201:81".to_owned()),
     });
     let words = |words: &'static [&'static str]| prop::option::of(prop::sample::select(words));
     (
@@ -867,9 +1108,10 @@ fn any_service(index: u8) -> impl Strategy<Value = RawService> {
         words(&["10ms", "0ms", "1s500ms"]),
         words(&["120s", "2h4m", "7d"]),
         prop::option::of(1_i64..=10),
+        prop::option::of(any_health()),
     )
         .prop_map(
-            move |(mut servers, protocol, scheduler, flow, retry, udp, attempts)| {
+            move |(mut servers, protocol, scheduler, flow, retry, udp, attempts, health)| {
                 for (at, server) in servers.iter_mut().enumerate() {
                     server.address = Some(format!("10.0.1.{}:80", 101 + at));
                     server.name = server.name.take().map(|name| format!("{name}-{at}"));
@@ -886,6 +1128,7 @@ fn any_service(index: u8) -> impl Strategy<Value = RawService> {
                         udp: Some(udp.to_owned()),
                         ..Default::default()
                     }),
+                    health,
                     server: Some(servers),
                     ..RawService::default()
                 }

@@ -48,6 +48,8 @@ impl Change {
 pub(super) struct Taking {
     pub(super) generation: u64,
     pub(super) warnings: Vec<String>,
+    /// When the first of the health checks ended whose verdicts it brings.
+    pub(super) decided: Option<Instant>,
 }
 
 impl Management {
@@ -129,7 +131,7 @@ impl Management {
         else {
             return;
         };
-        let made = made.and_then(|checked| self.try_change(checked));
+        let made = made.and_then(|checked| self.try_change(checked, now));
         if let (Ok(_), Some(drain)) = (&made, drain) {
             self.drains.begin(drain);
         }
@@ -151,7 +153,11 @@ impl Management {
         }
     }
 
-    fn try_change(&mut self, checked: Checked) -> Result<(Taking, Vec<Update>), Error> {
+    fn try_change(
+        &mut self,
+        checked: Checked,
+        now: Instant,
+    ) -> Result<(Taking, Vec<Update>), Error> {
         let Checked { config, warnings } = checked;
         let listener = self.metrics.listen_anew(&config).map_err(Error::failed)?;
         let applied = self.state.apply(config);
@@ -159,14 +165,17 @@ impl Management {
         let (config, snapshot) = (self.state.shared_config(), self.state.snapshot());
         self.metrics
             .configured(&self.changing, config, snapshot, listener);
-        let generation = self.state.snapshot().generation;
+        self.configure_health(now);
         let warnings = warnings.iter().map(ToString::to_string).collect();
-        Ok((
-            Taking {
-                generation,
-                warnings,
-            },
-            updates,
-        ))
+        Ok((self.taking(warnings), updates))
+    }
+
+    /// The newest snapshot, on its way to the workers.
+    pub(super) fn taking(&mut self, warnings: Vec<String>) -> Taking {
+        Taking {
+            generation: self.state.snapshot().generation,
+            warnings,
+            decided: self.health.decided(),
+        }
     }
 }

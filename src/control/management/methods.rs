@@ -310,6 +310,7 @@ impl Management {
                 none(params)?;
                 let mut services = report::services(self.state.snapshot(), &self.stats);
                 self.drains.show(&mut services, now);
+                self.health.show(&mut services, &self.state, now);
                 Ok(later(move || Ok(value(&services))))
             }
             _ => self.listing(method, params).map(Action::Answer),

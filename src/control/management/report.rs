@@ -85,6 +85,7 @@ pub(super) fn services(snapshot: &Snapshot, stats: AllStats<'_>) -> api::Service
             unknown_flow: count(|c| &c.unknown_flow),
             syn_moved: count(|c| &c.syn_moved),
             idled_out: count(|c| &c.idled_out),
+            health_ignored: false,
             servers: std::mem::take(&mut rows[slot]),
         });
     }
@@ -109,6 +110,7 @@ fn server_row(ix: ServerIx, server: &Server, stats: AllStats<'_>) -> api::Server
         out_bytes: count(|c| &c.out_bytes),
         failures: count(|c| &c.failures),
         drain_ms: None,
+        health: None,
     }
 }
 

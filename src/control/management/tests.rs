@@ -1,5 +1,6 @@
 mod drain;
 mod endpoint;
+mod health;
 
 use std::collections::HashSet;
 use std::sync::mpsc;
@@ -93,6 +94,7 @@ impl FakeWorker {
 
 struct Fixture {
     management: Management,
+    checkers: health::Checkers,
     workers: Vec<FakeWorker>,
     calls: mpsc::Sender<Call>,
     dir: tempfile::TempDir,
@@ -126,6 +128,7 @@ impl Fixture {
             worker.put_in_force(Box::new(update));
             workers.push(worker);
         }
+        let checkers = health::Checkers::default();
         let management = Management::new(Setup {
             state,
             workers: links,
@@ -135,9 +138,11 @@ impl Fixture {
             signals: Signals::default(),
             metrics,
             kernel: Kernel::none(),
+            checker: health::detached(&checkers),
         });
         let mut fixture = Self {
             management,
+            checkers,
             workers,
             calls,
             dir,

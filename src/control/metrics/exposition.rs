@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::families as f;
 use super::headroom::PortUse;
 use super::text::Exposition;
-use super::{Level, Reload, Shared, unix_seconds};
+use super::{Level, Reload, Shared, health, unix_seconds};
 use crate::control::management::{protocol_name, server_state, steering_name};
 use crate::ids::{PortIx, ServerIx, ServiceIx};
 use crate::service::snapshot::{Server, ServerState, Service, Snapshot};
@@ -21,11 +21,12 @@ type Reading = fn(&PortUse) -> f64;
 
 /// All metrics as they are now.
 pub(super) fn write(shared: &Shared) -> String {
-    let (snapshot, ports, reload) = {
+    let (snapshot, ports, checks, reload) = {
         let view = shared.view();
         (
             Arc::clone(&view.snapshot),
             Arc::clone(&view.ports),
+            Arc::clone(&view.health),
             view.reload,
         )
     };
@@ -33,6 +34,7 @@ pub(super) fn write(shared: &Shared) -> String {
     process(&mut text, shared, &snapshot, reload);
     services(&mut text, &shared.sources.stats, &snapshot);
     servers(&mut text, &shared.sources.stats, &snapshot);
+    health::write(&mut text, shared, &checks);
     pools(&mut text, &ports);
     workers(&mut text, shared);
     network(&mut text, shared, &snapshot);

@@ -8,6 +8,8 @@ pub enum Kind {
     Counter,
     /// Goes up and down.
     Gauge,
+    /// Counters by upper bound, with their sum and count.
+    Histogram,
 }
 
 impl Kind {
@@ -16,6 +18,7 @@ impl Kind {
         match self {
             Self::Counter => "counter",
             Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
         }
     }
 }
@@ -87,6 +90,23 @@ families! {
         "Packets sent on: in is client to server, out is server to client.";
     SERVER_BYTES = "fullgate_server_bytes_total", Counter, ["service", "server", "direction"]:
         "IP bytes sent on: in is client to server, out is server to client.";
+
+    HEALTH_UP = "fullgate_health_up", Gauge, ["service", "server"]:
+        "1 if the server passes its health checks, 0 if it does not.";
+    HEALTH_SINCE = "fullgate_health_since_timestamp_seconds", Gauge, ["service", "server"]:
+        "Since when the server passes or does not pass its health checks, seconds since 1970.";
+    HEALTH_SHARE = "fullgate_health_weight_ratio", Gauge, ["service", "server"]:
+        "Share of its weight that the server has: less than 1 while it starts slowly.";
+    HEALTH_CHECKS = "fullgate_health_checks_total", Counter, ["service", "server", "result"]:
+        "Health checks: success, failure, and unmade for a reason on the gateway's host.";
+    HEALTH_TRANSITIONS = "fullgate_health_transitions_total", Counter, ["service", "server", "to"]:
+        "How often the server began to pass its health checks (up), and ceased to (down).";
+    HEALTH_FAILURES = "fullgate_health_check_failures_total", Counter, ["service", "cause"]:
+        "Health checks that failed, by cause.";
+    HEALTH_DURATION = "fullgate_health_check_duration_seconds", Histogram, ["service"]:
+        "How long health checks took, those that failed included.";
+    HEALTH_DELAY = "fullgate_health_change_delay_seconds", Histogram, []:
+        "From the end of the check that changed a server's state until all workers had that in force.";
 
     POOL_PORTS = "fullgate_pool_ports", Gauge, ["pool", "server", "protocol", "state"]:
         "Local ports towards a server: used, resting (their connection is over), or free.";

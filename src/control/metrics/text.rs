@@ -3,6 +3,7 @@
 use std::fmt::{Display, Write};
 
 use super::families::Family;
+use crate::health::{BUCKETS, Histogram};
 
 /// What the endpoint says it answers with.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -40,16 +41,47 @@ pub(super) struct Samples<'a> {
 impl Samples<'_> {
     /// A value; `labels` in the order of the metric's.
     pub(super) fn add(&mut self, labels: &[&dyn Display], value: impl Display) {
+        self.sample("", labels, None, value);
+    }
+
+    /// A histogram's values.
+    pub(super) fn histogram(&mut self, labels: &[&dyn Display], histogram: &Histogram) {
+        let mut count = 0;
+        for (index, more) in histogram.counts.iter().enumerate() {
+            count += more;
+            let bound: &dyn Display = BUCKETS.get(index).map_or(&"+Inf", |bound| bound);
+            self.sample("_bucket", labels, Some(bound), count);
+        }
+        self.sample("_sum", labels, None, histogram.sum);
+        self.sample("_count", labels, None, count);
+    }
+
+    fn sample(
+        &mut self,
+        suffix: &str,
+        labels: &[&dyn Display],
+        bound: Option<&dyn Display>,
+        value: impl Display,
+    ) {
         debug_assert_eq!(labels.len(), self.family.labels.len());
         self.text.push_str(self.family.name);
-        for (index, (name, label)) in self.family.labels.iter().zip(labels).enumerate() {
-            self.text.push(if index == 0 { '{' } else { ',' });
+        self.text.push_str(suffix);
+        let labels = self
+            .family
+            .labels
+            .iter()
+            .copied()
+            .zip(labels.iter().copied());
+        let mut open = '{';
+        for (name, label) in labels.chain(bound.map(|bound| ("le", bound))) {
+            self.text.push(open);
+            open = ',';
             self.text.push_str(name);
             self.text.push_str("=\"");
             escape(self.text, label, true);
             self.text.push('"');
         }
-        if !labels.is_empty() {
+        if open == ',' {
             self.text.push('}');
         }
         let _ = writeln!(self.text, " {value}");

@@ -9,7 +9,8 @@ use ipnet::Ipv4Net;
 
 use super::sets::SetKey;
 use super::{ServerSlot, ServiceKey, ServiceSlot, State, locals};
-use crate::control::config::{self, Config};
+use crate::control::config::{self, AdminState, AllDown, Config};
+use crate::health::FULL_SHARE;
 use crate::ids::{PortIx, ServerIx, ServiceIx};
 use crate::service::route::{Route, Routes};
 use crate::service::schedule::{Candidate, Plan};
@@ -48,6 +49,8 @@ impl State {
             let slot = self.services[id.ix()].as_mut();
             // The slot was just found or made.
             let Some(slot) = slot else { continue };
+            let health = service.health.as_ref();
+            slot.use_all = health.is_some_and(|health| health.all_down == AllDown::UseAll);
             let plan = match &slot.service {
                 Some(old) if old.plan.kind() == service.scheduler => old.plan.clone(),
                 _ => Plan::build_keyed(service.scheduler, &slot.candidates),
@@ -96,6 +99,8 @@ impl State {
             candidates: Vec::new(),
             members: Vec::new(),
             servers: 0,
+            use_all: false,
+            ignores_health: false,
         });
         self.service_of.insert(key, id);
         id
@@ -124,6 +129,8 @@ impl State {
             let locals: Box<[_]> = acquired.collect();
             let known = self.server_of.get(&(service_ix, server.address)).copied();
             let id = known.unwrap_or_else(|| self.new_server(service_ix, server));
+            let is_new = known.is_none_or(|known| self.live(known).is_none());
+            self.begin_health(id, service.health.as_ref(), is_new);
             if let Some(slot) = &mut self.servers[id.ix()] {
                 let former = std::mem::replace(&mut slot.server.locals, locals);
                 if !slot.is_removed() {
@@ -133,7 +140,6 @@ impl State {
                 slot.server.weight = server.weight;
                 slot.configured = server.state;
             }
-            self.set_state(id);
             members.push(id);
         }
         if let Some(slot) = &mut self.services[service_ix.ix()] {
@@ -162,6 +168,7 @@ impl State {
             },
             configured: server.state,
             imposed: None,
+            share: FULL_SHARE,
         });
         self.server_of.insert((service, server.address), id);
         if let Some(slot) = &mut self.services[service.ix()] {
@@ -170,13 +177,31 @@ impl State {
         id
     }
 
+    /// What is imposed on a server until its checks say something: if it is new
+    /// to the configuration, what its service wants; without checks, nothing.
+    fn begin_health(&mut self, id: ServerIx, health: Option<&config::Health>, is_new: bool) {
+        let Some(slot) = &mut self.servers[id.ix()] else {
+            return;
+        };
+        let starts_down = health.is_some_and(|health| is_new && !health.starts_up);
+        if starts_down {
+            slot.imposed = Some(AdminState::Down);
+        } else if health.is_none() {
+            (slot.imposed, slot.share) = (None, FULL_SHARE);
+        }
+        if is_new {
+            // The workers may know failed SYNs of what was in the slot.
+            self.fresh.push(id);
+        }
+    }
+
     fn remove_server(&mut self, id: ServerIx) {
         let Some(slot) = &mut self.servers[id.ix()] else {
             return;
         };
         self.losses += u64::from(slot.server.state.keeps_connections());
         slot.server.state = ServerState::Removed;
-        slot.imposed = None;
+        (slot.imposed, slot.share) = (None, FULL_SHARE);
         // Its connections' ports stay in the sets until these come back.
         for (_, set) in std::mem::take(&mut slot.server.locals) {
             self.sets.release(set);
@@ -184,31 +209,50 @@ impl State {
     }
 
     /// Brings a server's state up to date with what is wanted of it.
-    pub(super) fn set_state(&mut self, id: ServerIx) {
+    fn set_state(&mut self, id: ServerIx, ignores_health: bool) {
         if let Some(slot) = &mut self.servers[id.ix()] {
-            let wanted = slot.wanted();
+            let wanted = slot.wanted(ignores_health);
             let lost = slot.server.state.keeps_connections() && !wanted.keeps_connections();
             self.losses += u64::from(lost);
             slot.server.state = wanted;
         }
     }
 
-    /// Makes a service's plan anew if its servers differ from those it is of.
+    /// Brings a service's servers up to date, and makes its plan anew if those
+    /// that can be used differ from those it is of.
     pub(super) fn plan(&mut self, id: ServiceIx) {
-        let Some(slot) = &mut self.services[id.ix()] else {
+        let Some(slot) = &self.services[id.ix()] else {
             return;
         };
-        let candidates: Vec<Candidate> = slot
-            .members
+        let members = slot.members.clone();
+        let any_usable = |ignores_health: bool| {
+            let mut slots = members
+                .iter()
+                .filter_map(|ix| self.servers[ix.ix()].as_ref());
+            slots.any(|slot| slot.is_usable(ignores_health))
+        };
+        let ignores_health = slot.use_all && !any_usable(false) && any_usable(true);
+        for &server in &members {
+            self.set_state(server, ignores_health);
+        }
+        let usable: Vec<(ServerIx, &ServerSlot)> = members
             .iter()
-            .filter_map(|&server| Some((server, self.servers[server.ix()].as_ref()?)))
+            .filter_map(|&ix| Some((ix, self.servers[ix.ix()].as_ref()?)))
             .filter(|(_, slot)| slot.server.state == ServerState::Up)
+            .collect();
+        let growing = usable.iter().any(|(_, slot)| slot.share < FULL_SHARE);
+        let candidates: Vec<Candidate> = usable
+            .into_iter()
             .map(|(server, slot)| Candidate {
                 server,
-                weight: slot.server.weight,
+                weight: slot.server.weight * if growing { slot.share } else { 1 },
                 key: u64::from(u32::from(slot.server.addr)) << 16 | u64::from(slot.server.port),
             })
             .collect();
+        let Some(slot) = &mut self.services[id.ix()] else {
+            return;
+        };
+        slot.ignores_health = ignores_health;
         if let Some(service) = &mut slot.service
             && candidates != slot.candidates
         {

@@ -4,6 +4,8 @@
 //! meaning; a worker is never given a set it holds, nor an id with ports in
 //! use for another set; in the end everything can be used again.
 
+mod health;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
@@ -72,6 +74,8 @@ struct Model {
 struct Bench {
     state: State,
     workers: Vec<Model>,
+    /// Servers whose failed SYNs the workers were told to forget.
+    fresh: Vec<ServerIx>,
     stats: Vec<Arc<WorkerStats>>,
 }
 
@@ -94,6 +98,7 @@ impl Bench {
         let mut bench = Self {
             state,
             workers,
+            fresh: Vec::new(),
             stats,
         };
         bench.answer(updates);
@@ -103,6 +108,7 @@ impl Bench {
     /// All workers take their updates, as `Worker::apply` does.
     fn answer(&mut self, updates: Vec<Update>) {
         for (ix, mut update) in updates.into_iter().enumerate() {
+            self.fresh.clone_from(&update.fresh);
             let worker = &mut self.workers[ix];
             for (id, ports) in update.new_sets.drain(..) {
                 assert!(
@@ -318,43 +324,6 @@ fn too_many_servers_are_refused_as_a_whole() {
     );
     assert_eq!(bench.state_of(1, 9), Some(ServerState::Up));
     bench.check();
-}
-
-#[test]
-fn imposed_states_hold_until_taken_back() {
-    let mut bench = Bench::new(config(&one(&[1, 2]), POOL, ""));
-    let slot = bench.slot_of(1, 2).expect("there");
-    let updates = bench
-        .state
-        .set_server_state(slot, Some(AdminState::Down))
-        .expect("there");
-    bench.answer(updates);
-    assert_eq!(bench.state_of(1, 2), Some(ServerState::Down));
-    let snapshot = Arc::clone(bench.state.snapshot());
-    let plan = &snapshot.services[0].as_ref().expect("there").plan;
-    let picked = |_: usize| {
-        plan.pick(
-            &mut Default::default(),
-            [192, 0, 2, 1].into(),
-            |_| 0,
-            |_| true,
-        )
-    };
-    assert!((0..4).map(picked).all(|server| server != Some(slot)));
-    bench.apply(config(&one(&[1, 2, 3]), POOL, ""));
-    assert_eq!(
-        bench.state_of(1, 2),
-        Some(ServerState::Down),
-        "a reload does not end it"
-    );
-    let updates = bench.state.set_server_state(slot, None).expect("there");
-    bench.answer(updates);
-    assert_eq!(bench.state_of(1, 2), Some(ServerState::Up));
-    let nobody = ServerIx(15);
-    assert_eq!(
-        bench.state.set_server_state(nobody, None).err(),
-        Some(ApplyError::NoSuchServer(nobody))
-    );
 }
 
 #[test]

@@ -375,6 +375,7 @@ impl Lab {
             new_sets,
             unwanted_sets: Vec::new(),
             returned_sets: Vec::new(),
+            fresh: Vec::new(),
         });
         let at = Now { ms: now, tsc: 0 };
         let mut lab = Self {
@@ -507,6 +508,10 @@ impl Lab {
             new_sets: Vec::new(),
             unwanted_sets: Vec::new(),
             returned_sets: Vec::new(),
+            fresh: match state {
+                ServerState::Up => vec![ServerIx(server as u32)],
+                _ => Vec::new(),
+            },
         });
         self.link
             .commands

@@ -32,13 +32,17 @@ fn served_at(addr: SocketAddr) -> String {
 }
 
 fn served() -> (Fixture, SocketAddr) {
+    served_with(served_at)
+}
+
+fn served_with(text: impl FnOnce(SocketAddr) -> String) -> (Fixture, SocketAddr) {
     let (listener, addr) = free_socket();
     let setup = metrics::Setup {
         listener: Some(listener),
         handovers: vec![vec![Arc::new(Full)], vec![Arc::new(Full)]],
         mempools: vec![("packets".into(), Arc::new(Full))],
     };
-    (Fixture::with(&served_at(addr), setup), addr)
+    (Fixture::with(&text(addr), setup), addr)
 }
 
 /// The body of the metrics at `addr`.
@@ -185,6 +189,29 @@ fn a_reload_moves_and_closes_the_endpoint() {
     assert!(TcpStream::connect(second).is_err());
 }
 
+#[test]
+fn health_is_shown() {
+    let (mut fixture, addr) = served_with(health::checked_and_served_at);
+    count_ports(&mut fixture, 0);
+    fixture.checks_end_with_a_verdict_after(Duration::from_millis(3));
+    let text = scrape(addr);
+    for line in [
+        "fullgate_health_up{service=\"web\",server=\"a\"} 1",
+        "fullgate_health_up{service=\"web\",server=\"b\"} 1",
+        "fullgate_health_weight_ratio{service=\"web\",server=\"a\"} 1",
+        "fullgate_health_checks_total{service=\"web\",server=\"a\",result=\"unmade\"} 0",
+        "fullgate_health_transitions_total{service=\"web\",server=\"b\",to=\"down\"} 0",
+        "fullgate_health_check_failures_total{service=\"web\",cause=\"no-answer\"} 0",
+        "fullgate_health_check_duration_seconds_count{service=\"web\"} 0",
+        "fullgate_health_change_delay_seconds_bucket{le=\"0.0025\"} 0",
+        "fullgate_health_change_delay_seconds_bucket{le=\"0.005\"} 1",
+        "fullgate_health_change_delay_seconds_bucket{le=\"+Inf\"} 1",
+        "fullgate_health_change_delay_seconds_sum 0.003",
+    ] {
+        has(&text, line);
+    }
+}
+
 /// Names of ours in a text.
 fn names(text: &str) -> BTreeSet<String> {
     let word = |byte: char| byte.is_ascii_lowercase() || byte == '_';
@@ -195,7 +222,7 @@ fn names(text: &str) -> BTreeSet<String> {
 
 #[test]
 fn dashboard_and_alerts_name_metrics_that_exist() {
-    let (mut fixture, addr) = served();
+    let (mut fixture, addr) = served_with(health::checked_and_served_at);
     count_ports(&mut fixture, 0);
     let text = scrape(addr);
     let samples = text.lines().filter(|line| !line.starts_with('#'));

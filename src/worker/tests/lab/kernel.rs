@@ -70,6 +70,7 @@ impl Lab {
             new_sets: Vec::new(),
             unwanted_sets: Vec::new(),
             returned_sets: Vec::new(),
+            fresh: Vec::new(),
         });
         let pushed = lab.link.commands.push(Command::Apply(update));
         pushed.expect("room");

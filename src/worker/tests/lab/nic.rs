@@ -45,6 +45,7 @@ impl Nic {
                 new_sets: sets(&servers, &lends),
                 unwanted_sets: Vec::new(),
                 returned_sets: Vec::new(),
+                fresh: Vec::new(),
             });
             let setup = setup(ix, 1 << 12, now, link.clone(), handover);
             let at = Now { ms: now, tsc: 0 };
