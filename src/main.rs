@@ -20,6 +20,7 @@ use fullgate::arena::Arena;
 use fullgate::conntrack::hash::HashKey;
 use fullgate::conntrack::isn::IsnSecret;
 use fullgate::conntrack::table::ConnTable;
+use fullgate::control::access::Access;
 use fullgate::control::cli::{DaemonArgs, DaemonCommand};
 use fullgate::control::config::{self, Config, SteeringChoice};
 use fullgate::control::kernel::{self, Kernel};
@@ -29,7 +30,8 @@ use fullgate::control::management::{
 };
 use fullgate::control::metrics::{self, Level};
 use fullgate::control::preflight::preflight;
-use fullgate::control::socket::{AdminSocket, Limits};
+use fullgate::control::privileges;
+use fullgate::control::socket::{Limits, Listening};
 use fullgate::control::state::State;
 use fullgate::control::supervisor;
 use fullgate::dpdk::{
@@ -113,7 +115,10 @@ fn serve(config: Config, config_path: &Path) -> Result<(), Failure> {
     let signals = Signals::install()?;
 
     let metrics_listener = config.metrics.listen.map(metrics::listen).transpose()?;
+    let access = Access::new(&config.runtime, dpdk::peer_groups)?;
 
+    let unneeded = |error| format!("can't give up what is not needed: {error}");
+    privileges::before_start().map_err(unneeded)?;
     let eal = Eal::init(&eal_config(&config))?;
     let pools = pools(&eal, &config)?;
     let mut ports = open_ports(&eal, &config, &pools)?;
@@ -135,7 +140,9 @@ fn serve(config: Config, config_path: &Path) -> Result<(), Failure> {
     let (state, updates) = State::new(config.clone(), infos, steering, count, seed)?;
 
     let (sender, calls) = mpsc::channel();
-    let socket = AdminSocket::bind(&socket_path, Limits::DEFAULT, sender)?;
+    let socket = Listening::bind(&socket_path, access)?;
+    privileges::after_start(&config).map_err(unneeded)?;
+    let socket = socket.serve(Limits::DEFAULT, sender)?;
     let mut workers = Vec::with_capacity(count);
     let mut threads = Vec::with_capacity(count);
     let handovers = Handover::mesh(count, HANDOVER_DEPTH);

@@ -16,10 +16,15 @@ use nix::unistd::{Pid, geteuid};
 /// Longest wait for anything.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// Most that systemd-analyze may find exposed.
+const EXPOSURE: u32 = 50;
+
 const CONFIG: &str = r#"
 [runtime]
 hugepages = false
 connections = 4_096
+socket-group = "fullgate"
+socket-read-group = "fullgate-read"
 
 [[port]]
 name = "wan"
@@ -149,6 +154,17 @@ fn unit_is_well_formed(_: &Path) {
         .filter(|line| line.contains("fullgate"))
         .collect();
     assert!(output.status.success() && about_us.is_empty(), "{errors}");
+
+    // What systemd thinks of its hardening: from 0, the best, to 100. Devices,
+    // /sys and the capabilities of the start are what is left.
+    let threshold = format!("--threshold={EXPOSURE}");
+    let output = Command::new("systemd-analyze")
+        .args(["security", "--offline=true", &threshold, "--no-pager"])
+        .arg(&unit)
+        .output()
+        .expect("systemd-analyze runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
 }
 
 fn says_what_it_is(package: &Path) {
@@ -203,6 +219,7 @@ fn has_its_files(package: &Path) {
         ("-rw-r--r--", "./etc/fullgate/fullgate.toml"),
         ("-rw-r--r--", "./usr/lib/systemd/system/fullgate.service"),
         ("-rw-r--r--", "./usr/lib/tmpfiles.d/fullgate.conf"),
+        ("-rw-r--r--", "./usr/lib/sysusers.d/fullgate.conf"),
         ("-rw-r--r--", "./usr/share/man/man8/fullgate.8.gz"),
         (
             "-rw-r--r--",
@@ -301,6 +318,13 @@ fn installs_and_runs(package: &Path) {
     clean_root(root);
     // Refused where a dependency is missing.
     dpkg(root, &["--install", package.to_str().expect("a path")]);
+    let groups = fs::read_to_string(root.join("etc/group")).expect("groups");
+    for group in ["fullgate:", "fullgate-read:"] {
+        assert!(
+            groups.lines().any(|line| line.starts_with(group)),
+            "{groups}"
+        );
+    }
     fs::write(root.join("etc/fullgate/tap.toml"), CONFIG).expect("a configuration");
     let socket = UnixDatagram::bind(root.join("run/notify")).expect("a socket");
     socket.set_read_timeout(Some(LIMIT)).expect("a limit");

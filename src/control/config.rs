@@ -83,6 +83,10 @@ pub struct Runtime {
     pub instance: String,
     /// See [`Config::admin_socket`].
     pub admin_socket: Option<PathBuf>,
+    /// The group that may do everything through the admin socket.
+    pub socket_group: Option<String>,
+    /// The group that may look through it.
+    pub socket_read_group: Option<String>,
     /// Service slots.
     pub max_services: u32,
     /// Server slots.

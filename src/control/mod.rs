@@ -2,6 +2,7 @@
 //! allocate, block and log; it talks to workers by message only.
 #![deny(unsafe_code)]
 
+pub mod access;
 pub mod api;
 pub mod cli;
 pub mod config;
@@ -12,6 +13,7 @@ pub mod lock;
 pub mod management;
 pub mod metrics;
 pub mod preflight;
+pub mod privileges;
 pub mod rpc;
 pub mod socket;
 pub mod state;

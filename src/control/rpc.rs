@@ -22,6 +22,8 @@ pub const INVALID_PARAMS: i32 = -32602;
 pub const FAILED: i32 = -32000;
 /// There is no place for one more client; a moment later there may be.
 pub const BUSY: i32 = -32001;
+/// Whoever asks may not do that.
+pub const FORBIDDEN: i32 = -32002;
 
 /// Longest error message, bytes: it may quote what the client sent.
 const MESSAGE_LIMIT: usize = 512;

@@ -8,7 +8,7 @@
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::access::{Access, Role};
 use super::rpc::{self, Error, Id, Outcome};
 
 /// One request on its way to the management loop.
@@ -85,10 +86,21 @@ pub struct AdminSocket {
     accepting: Option<JoinHandle<()>>,
 }
 
-impl AdminSocket {
-    /// Listens on `path` with mode 0660. The socket file of a process that is
-    /// gone is replaced.
-    pub fn bind(path: &Path, limits: Limits, calls: Sender<Call>) -> Result<Self, BindError> {
+/// The socket before anybody is served: its file is there, and clients wait.
+#[derive(Debug)]
+pub struct Listening {
+    path: PathBuf,
+    listener: UnixListener,
+    access: Access,
+}
+
+impl Listening {
+    /// Listens on `path`, open to whom `access` says. The socket file of a
+    /// process that is gone is replaced.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn bind(path: &Path, access: Access) -> Result<Self, BindError> {
         let io_error = |source| BindError::Io {
             path: path.into(),
             source,
@@ -100,24 +112,47 @@ impl AdminSocket {
         let _ = std::fs::remove_file(&unfinished);
         let listener = UnixListener::bind(&unfinished).map_err(io_error)?;
         let publish = || {
-            std::fs::set_permissions(&unfinished, PermissionsExt::from_mode(0o660))?;
+            access.give(&unfinished)?;
             std::fs::rename(&unfinished, path)
         };
         if let Err(source) = publish() {
             let _ = std::fs::remove_file(&unfinished);
             return Err(io_error(source));
         }
+        Ok(Self {
+            path: path.into(),
+            listener,
+            access,
+        })
+    }
+
+    /// Serves clients; their requests go to `calls`.
+    ///
+    /// # Errors
+    /// [`BindError::Io`]: there can be no more threads.
+    pub fn serve(self, limits: Limits, calls: Sender<Call>) -> Result<AdminSocket, BindError> {
+        let Self {
+            path,
+            listener,
+            access,
+        } = self;
+        let io_error = |source| BindError::Io {
+            path: path.clone(),
+            source,
+        };
         let stopping = Arc::new(AtomicBool::new(false));
         let handle = UnixStream::from(OwnedFd::from(listener.try_clone().map_err(io_error)?));
         let accepting = std::thread::Builder::new().name("admin".into()).spawn({
             let stopping = Arc::clone(&stopping);
-            move || accept(&listener, limits, &calls, &stopping)
+            let access = Arc::new(access);
+            move || accept(&listener, limits, &access, &calls, &stopping)
         });
-        Ok(Self {
-            path: path.into(),
+        let accepting = Some(accepting.map_err(io_error)?);
+        Ok(AdminSocket {
+            path,
             listener: handle,
             stopping,
-            accepting: Some(accepting.map_err(io_error)?),
+            accepting,
         })
     }
 }
@@ -158,7 +193,13 @@ fn check_free(path: &Path) -> Result<(), BindError> {
     }
 }
 
-fn accept(listener: &UnixListener, limits: Limits, calls: &Sender<Call>, stopping: &AtomicBool) {
+fn accept(
+    listener: &UnixListener,
+    limits: Limits,
+    access: &Arc<Access>,
+    calls: &Sender<Call>,
+    stopping: &AtomicBool,
+) {
     let places = Arc::new(Places::new(limits));
     while !stopping.load(Ordering::Relaxed) {
         let stream = match listener.accept() {
@@ -179,6 +220,7 @@ fn accept(listener: &UnixListener, limits: Limits, calls: &Sender<Call>, stoppin
             stream,
             limits,
             place,
+            access: Arc::clone(access),
         };
         let calls = calls.clone();
         let serve = move || client.serve(&calls);
@@ -336,10 +378,18 @@ struct Client {
     stream: UnixStream,
     limits: Limits,
     place: Place,
+    access: Arc<Access>,
 }
 
 impl Client {
     fn serve(mut self, calls: &Sender<Call>) {
+        let role = match self.access.role(&self.stream) {
+            Ok(role) => role,
+            Err(error) => {
+                let _ = self.write(&rpc::response(&Id::Null, &Err(error)));
+                return;
+            }
+        };
         let mut buffer = Vec::new();
         loop {
             self.place.wait_for_client();
@@ -356,13 +406,18 @@ impl Client {
                 Err(refusal) => rpc::response(&refusal.id, &Err(refusal.error)),
                 Ok(request) => {
                     let id = request.id.clone();
-                    rpc::response(&id, &ask(calls, request))
+                    rpc::response(&id, &self.ask(calls, role, request))
                 }
             };
             if self.write(&answer).is_err() {
                 return;
             }
         }
+    }
+
+    fn ask(&self, calls: &Sender<Call>, role: Role, request: rpc::Request) -> Outcome {
+        self.access.allows(role, &request.method)?;
+        ask(calls, request)
     }
 
     /// The next line that is not blank. Blank ones get no answer, and no time
@@ -490,6 +545,7 @@ fn ask(calls: &Sender<Call>, request: rpc::Request) -> Outcome {
 #[cfg(test)]
 mod tests {
     use std::io::{BufRead, BufReader};
+    use std::os::unix::fs::PermissionsExt;
 
     use serde_json::{Value, json};
 
@@ -503,6 +559,10 @@ mod tests {
         request: Duration::from_millis(300),
         response: Duration::from_millis(300),
     };
+
+    fn bind(path: &Path, limits: Limits, calls: Sender<Call>) -> Result<AdminSocket, BindError> {
+        Listening::bind(path, Access::open())?.serve(limits, calls)
+    }
 
     struct Fixture {
         _dir: tempfile::TempDir,
@@ -518,7 +578,7 @@ mod tests {
             let dir = tempfile::tempdir().expect("a directory");
             let path = dir.path().join("admin.sock");
             let (sender, calls) = mpsc::channel::<Call>();
-            let socket = AdminSocket::bind(&path, limits, sender).expect("bound");
+            let socket = bind(&path, limits, sender).expect("bound");
             let loops = std::thread::spawn(move || {
                 let mut served = 0;
                 for call in calls {
@@ -754,14 +814,14 @@ mod tests {
     fn a_live_socket_is_refused_and_a_stale_one_replaced() {
         let fixture = Fixture::new(LIMITS);
         let (sender, _calls) = mpsc::channel();
-        let second = AdminSocket::bind(&fixture.path, LIMITS, sender.clone());
+        let second = bind(&fixture.path, LIMITS, sender.clone());
         assert!(matches!(second, Err(BindError::InUse(_))));
         let stale = fixture.path.with_extension("stale");
         drop(UnixListener::bind(&stale).expect("bound"));
         assert!(stale.exists());
-        drop(AdminSocket::bind(&stale, LIMITS, sender.clone()).expect("replaced"));
+        drop(bind(&stale, LIMITS, sender.clone()).expect("replaced"));
         std::fs::write(&stale, "precious").expect("written");
-        let third = AdminSocket::bind(&stale, LIMITS, sender);
+        let third = bind(&stale, LIMITS, sender);
         assert!(matches!(third, Err(BindError::NotASocket(_))));
         assert_eq!(std::fs::read_to_string(&stale).expect("read"), "precious");
         fixture.finish();
@@ -772,7 +832,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("admin.sock");
         let (sender, calls) = mpsc::channel();
-        let _socket = AdminSocket::bind(&path, LIMITS, sender).expect("bound");
+        let _socket = bind(&path, LIMITS, sender).expect("bound");
         drop(calls);
         let mut client = BufReader::new(UnixStream::connect(&path).expect("connected"));
         send(&mut client, rpc::request(1, "ping", &json!({})).as_bytes());

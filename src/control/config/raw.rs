@@ -63,6 +63,8 @@ raw!(
         idle_sleep: String,
         instance: String,
         admin_socket: String,
+        socket_group: String,
+        socket_read_group: String,
         max_services: i64,
         max_servers: i64,
         resets_per_second: i64,

@@ -33,6 +33,8 @@ impl Default for Runtime {
             idle_sleep: None,
             instance: "fullgate".to_owned(),
             admin_socket: None,
+            socket_group: None,
+            socket_read_group: None,
             max_services: 4_096,
             max_servers: 65_536,
             resets_per_second: 10_000,
@@ -94,6 +96,8 @@ impl Runtime {
             idle_sleep: idle_sleep(at, raw)?,
             instance: instance(at, raw, default.instance)?,
             admin_socket: admin_socket(at, raw)?,
+            socket_group: group(&at.key("socket-group"), raw.socket_group.as_ref())?,
+            socket_read_group: group(&at.key("socket-read-group"), raw.socket_read_group.as_ref())?,
             max_services: number(
                 &at.key("max-services"),
                 raw.max_services,
@@ -142,6 +146,8 @@ impl Runtime {
                 .admin_socket
                 .as_ref()
                 .map(|path| path.display().to_string()),
+            socket_group: self.socket_group.clone(),
+            socket_read_group: self.socket_read_group.clone(),
             max_services: unless(self.max_services, default.max_services, i64::from),
             max_servers: unless(self.max_servers, default.max_servers, i64::from),
             resets_per_second: unless(self.resets_per_second, default.resets_per_second, i64::from),
@@ -243,6 +249,19 @@ fn admin_socket(at: &Place<'_>, raw: &RawRuntime) -> Result<Option<PathBuf>, Pro
         )));
     }
     Ok(Some(PathBuf::from(text)))
+}
+
+/// A group's name as groupadd(8) takes it; whether the host has it shows at the
+/// start.
+fn group(at: &Place<'_>, given: Option<&String>) -> Result<Option<String>, Problem> {
+    let Some(text) = given else { return Ok(None) };
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    if !(1..=32).contains(&text.len()) || !text.bytes().all(allowed) || text.starts_with('-') {
+        return Err(at.problem(format!(
+            "{text:?} is no group; give the name of one, such as \"fullgate\""
+        )));
+    }
+    Ok(Some(text.clone()))
 }
 
 fn local_ports(

@@ -16,6 +16,11 @@ pub(in crate::control) fn needed(old: &Config, new: &Config) -> Vec<String> {
         ("idle-sleep", a.idle_sleep == b.idle_sleep),
         ("instance", a.instance == b.instance),
         ("admin-socket", a.admin_socket == b.admin_socket),
+        ("socket-group", a.socket_group == b.socket_group),
+        (
+            "socket-read-group",
+            a.socket_read_group == b.socket_read_group,
+        ),
         ("max-services", a.max_services == b.max_services),
         ("max-servers", a.max_servers == b.max_servers),
         ("reta-size", a.reta_size == b.reta_size),

@@ -10,6 +10,7 @@ mod icmp;
 mod metrics;
 mod never;
 mod operate;
+mod privileges;
 mod reload;
 mod soak;
 mod startup;
@@ -32,6 +33,7 @@ pub fn all() -> Vec<Case> {
     reload::list(&mut cases);
     hostile::list(&mut cases);
     big::list(&mut cases);
+    privileges::list(&mut cases);
     metrics::list(&mut cases);
     startup::list(&mut cases);
     exception::list(&mut cases);
