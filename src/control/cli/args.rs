@@ -62,6 +62,15 @@ pub(super) enum Command {
         #[command(subcommand)]
         from: Import,
     },
+    /// Watch rates, load and drops on a live screen.
+    Top {
+        /// Milliseconds between two readings.
+        #[arg(long, default_value_t = 1000, value_name = "MS", value_parser = clap::value_parser!(u64).range(100..=60_000))]
+        interval: u64,
+        /// Print one frame as text and end.
+        #[arg(long)]
+        once: bool,
+    },
     /// Show which version runs.
     Version,
 }
@@ -350,7 +359,7 @@ impl Command {
             }
             Self::Save { .. } => ("config.get", none()),
             Self::Version => ("version", none()),
-            Self::Check { .. } | Self::Import { .. } => return None,
+            Self::Check { .. } | Self::Import { .. } | Self::Top { .. } => return None,
         })
     }
 }

@@ -9,6 +9,7 @@ mod health;
 mod save;
 mod show;
 mod table;
+mod top;
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -51,6 +52,10 @@ fn output(cli: &Cli) -> Result<String, String> {
     match &cli.command {
         Command::Check { file } => check(file, cli.json),
         Command::Import { from } => import(from),
+        Command::Top { interval, once } => {
+            let interval = Duration::from_millis(*interval);
+            top::run(&cli.socket, interval, *once, cli.json)
+        }
         command => call(cli, command).map_err(|error| error.to_string()),
     }
 }
@@ -156,7 +161,10 @@ fn render(command: &Command, result: Value) -> Result<String, serde_json::Error>
             show::warnings(&from_value::<api::Changed>(result)?.warnings)
         }
         Command::Diff { .. } => show::diff(&from_value(result)?),
-        Command::Save { .. } | Command::Check { .. } | Command::Import { .. } => line(&result),
+        Command::Save { .. }
+        | Command::Check { .. }
+        | Command::Import { .. }
+        | Command::Top { .. } => line(&result),
     })
 }
 

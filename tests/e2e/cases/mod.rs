@@ -14,6 +14,7 @@ mod privileges;
 mod reload;
 mod soak;
 mod startup;
+mod top;
 
 use std::collections::BTreeMap;
 
@@ -34,6 +35,7 @@ pub fn all() -> Vec<Case> {
     hostile::list(&mut cases);
     big::list(&mut cases);
     privileges::list(&mut cases);
+    top::list(&mut cases);
     metrics::list(&mut cases);
     startup::list(&mut cases);
     exception::list(&mut cases);
