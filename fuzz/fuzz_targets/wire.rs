@@ -146,9 +146,7 @@ fn icmp(message: &mut [u8]) -> Result<(), ParseError> {
     let mut view = IcmpView::new_checked(message)?;
     black_box((view.verify_checksum(), view.code()));
     view.fill_checksum();
-    if view.next_hop_mtu().is_some() {
-        view.set_next_hop_mtu(1400);
-    }
+    black_box(view.next_hop_mtu());
     if let Some(quoted) = view.quoted_mut() {
         let mut ip = Ipv4View::new_quoted(quoted)?;
         ip.set_dst(LOCAL);

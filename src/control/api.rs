@@ -28,6 +28,10 @@ pub struct Service {
     pub vip: SocketAddrV4,
     pub protocol: String,
     pub scheduler: String,
+    /// Whether the kernel is to have a route to the VIP; `None` where the service
+    /// is never announced.
+    #[serde(default)]
+    pub announced: Option<bool>,
     pub no_server: u64,
     pub no_local_port: u64,
     pub table_full: u64,

@@ -5,6 +5,7 @@
 //! Edits of a running gateway go the same way: the request is merged into the
 //! file's form and the whole is validated, in memory, into a new [`Config`].
 
+mod announce;
 mod diff;
 mod edit;
 mod health;
@@ -46,6 +47,7 @@ const FILE_MAX: u64 = 512 << 20;
 pub struct Config {
     pub runtime: Runtime,
     pub metrics: Metrics,
+    pub announce: Announce,
     /// In file order, which is that of `PortIx`.
     pub ports: Vec<Port>,
     pub routes: Vec<StaticRoute>,
@@ -106,6 +108,16 @@ pub struct Runtime {
 pub struct Metrics {
     /// Where it listens, on the host's own network; `None`: there is none.
     pub listen: Option<SocketAddr>,
+}
+
+/// `[announce]`: how VIPs are told to routing daemons beside the gateway.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Announce {
+    /// The number that marks the kernel's routes as fullgate's (rtm_protocol in
+    /// rtnetlink(7)).
+    pub route_protocol: u8,
+    /// Between the withdrawal of all routes and the end of the workers.
+    pub grace: Duration,
 }
 
 /// What a port is made of.
@@ -220,6 +232,8 @@ pub struct Service {
     pub syn_attempts: u8,
     /// SYN failures in a row; 0: never.
     pub fail_after: u16,
+    /// The kernel has a route to the VIP while a server is usable.
+    pub announce: bool,
     pub timeouts: Timeouts,
     /// How its servers are checked, if they are.
     pub health: Option<Health>,
@@ -321,6 +335,7 @@ impl Config {
         RawConfig {
             runtime: Some(self.runtime.to_raw()),
             metrics: self.metrics.to_raw(),
+            announce: self.announce.to_raw(),
             port: list(&self.ports, Port::to_raw),
             route: list(&self.routes, |route| route.to_raw()),
             pool: list(&self.pools, Pool::to_raw),

@@ -195,6 +195,8 @@ impl Management {
             connections: config.runtime.connections,
         };
         let metrics = Metrics::new(setup.metrics, sources, config, setup.state.snapshot());
+        let mut kernel = setup.kernel;
+        kernel.published(config, setup.state.announced());
         let mut management = Self {
             state: setup.state,
             stats,
@@ -216,7 +218,7 @@ impl Management {
             drains: Drains::default(),
             health: Health::new(setup.checker),
             metrics,
-            kernel: setup.kernel,
+            kernel,
             collected: now,
             sampled: None,
             stopped: vec![false; count],
@@ -245,11 +247,25 @@ impl Management {
                     return Err(format!("worker {dead} ended unexpectedly"));
                 }
                 if self.signals.stop_asked() {
-                    self.stop(now);
+                    self.withdraw(now);
+                    self.stop(Instant::now());
                     return self.wait_for_stop();
                 }
             }
             self.step(now, TICK);
+        }
+    }
+
+    /// Withdraws what is announced, and goes on for as long as routers need to
+    /// turn away.
+    fn withdraw(&mut self, now: Instant) {
+        supervisor::stopping();
+        if !self.kernel.withdraw() {
+            return;
+        }
+        let until = now + self.state.config().announce.grace;
+        while Instant::now() < until && !self.workers.iter().any(WorkerLink::has_ended) {
+            self.step(Instant::now(), TICK);
         }
     }
 
@@ -474,7 +490,8 @@ impl Management {
     }
 
     fn send_updates(&mut self, updates: Vec<Update>) {
-        self.kernel.published(self.state.config());
+        self.kernel
+            .published(self.state.config(), self.state.announced());
         for (worker, update) in self.workers.iter_mut().zip(updates) {
             worker.send(Command::Apply(Box::new(update)));
         }

@@ -9,8 +9,8 @@ pub(super) mod restart;
 mod sets;
 mod slots;
 
-use std::collections::VecDeque;
-use std::net::SocketAddrV4;
+use std::collections::{BTreeSet, VecDeque};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
@@ -252,6 +252,19 @@ impl State {
     /// The same, to be kept.
     pub fn shared_config(&self) -> Arc<Config> {
         Arc::clone(&self.config)
+    }
+
+    /// VIPs of services that are to be announced and have a usable server.
+    pub fn announced(&self) -> BTreeSet<Ipv4Addr> {
+        let announced = self
+            .config
+            .services
+            .iter()
+            .filter(|service| service.announce);
+        announced
+            .filter(|service| self.has_usable_server((service.vip, service.protocol)))
+            .map(|service| *service.vip.ip())
+            .collect()
     }
 
     /// The newest snapshot.

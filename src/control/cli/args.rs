@@ -223,6 +223,9 @@ pub(super) struct ServiceKeys {
     /// Failures in a row after which a server is taken out; 0: never.
     #[arg(long, value_name = "N")]
     fail_after: Option<u32>,
+    /// Whether the VIP is announced while a server is usable.
+    #[arg(long, value_name = "true|false")]
+    announce: Option<bool>,
     /// An idle timeout, such as established=1h; may be given for several.
     #[arg(long = "timeout", value_name = "STATE=DURATION", value_parser = timeout)]
     timeouts: Vec<(String, String)>,
@@ -272,6 +275,7 @@ impl ServiceKeys {
             ),
             ("syn-attempts", self.syn_attempts.map(|v| json!(v))),
             ("fail-after", self.fail_after.map(|v| json!(v))),
+            ("announce", self.announce.map(|v| json!(v))),
             (
                 "timeouts",
                 (!self.timeouts.is_empty()).then(|| timeouts.into()),

@@ -23,8 +23,13 @@ pub(super) fn services(result: &api::Services) -> String {
             true => " (all servers fail their health checks; all are used)",
             false => "",
         };
+        let announced = match service.announced {
+            None => "",
+            Some(true) => " announced",
+            Some(false) => " withdrawn",
+        };
         text.push_str(&format!(
-            "{:<4} {} {} name={}{ignored}\n",
+            "{:<4} {} {} name={}{announced}{ignored}\n",
             service.protocol.to_uppercase(),
             service.vip,
             service.scheduler,

@@ -41,6 +41,8 @@ impl Config {
         keys(&mut found, "runtime", &runtimes[0], &runtimes[1]);
         let metrics = [self, new].map(|config| fields(config.metrics.to_raw()));
         keys(&mut found, "metrics", &metrics[0], &metrics[1]);
+        let announce = [self, new].map(|config| fields(config.announce.to_raw()));
+        keys(&mut found, "announce", &announce[0], &announce[1]);
         let lists: [fn(&Self) -> Vec<Item>; 4] = [
             Self::port_items,
             Self::route_items,

@@ -44,6 +44,7 @@ raw!(
     RawConfig {
         runtime: RawRuntime,
         metrics: RawMetrics,
+        announce: RawAnnounce,
         port: Vec<RawPort>,
         route: Vec<RawRoute>,
         pool: Vec<RawPool>,
@@ -77,6 +78,13 @@ raw!(
     /// `[metrics]`
     RawMetrics {
         listen: String,
+    }
+);
+raw!(
+    /// `[announce]`
+    RawAnnounce {
+        route_protocol: i64,
+        grace: String,
     }
 );
 raw!(
@@ -124,6 +132,7 @@ raw!(
         syn_retry_after: String,
         syn_attempts: i64,
         fail_after: i64,
+        announce: bool,
         timeouts: RawTimeouts,
         health: RawHealth,
         server: Vec<RawServer>,

@@ -260,10 +260,22 @@ fn service(
             FAIL_AFTER,
             0..=u16::MAX,
         )?,
+        announce: announce(&at.key("announce"), raw.announce, config)?,
         timeouts,
         health,
         servers: servers(&at.key("server"), raw.server.as_deref().unwrap_or_default())?,
     })
+}
+
+fn announce(at: &Place<'_>, given: Option<bool>, config: &Config) -> Result<bool, Problem> {
+    let announced = given.unwrap_or(false);
+    if announced && config.ports.iter().all(|port| port.kernel.is_none()) {
+        return Err(at.problem(
+            "the route to the VIP is that of a kernel interface, and no port has one; \
+             give one of them kernel-interface",
+        ));
+    }
+    Ok(announced)
 }
 
 fn pool(at: &Place<'_>, given: Option<&str>, config: &Config) -> Result<String, Problem> {
@@ -397,6 +409,7 @@ impl Service {
             syn_retry_after: unless(self.syn_retry_ms, SYN_RETRY_MS, |ms| millis(u32::from(ms))),
             syn_attempts: unless(self.syn_attempts, SYN_ATTEMPTS, i64::from),
             fail_after: unless(self.fail_after, FAIL_AFTER, i64::from),
+            announce: self.announce.then_some(true),
             timeouts: unless(timeouts, RawTimeouts::default(), |timeouts| timeouts),
             health: self.health.as_ref().map(Health::to_raw),
             server: (!self.servers.is_empty())

@@ -4,8 +4,8 @@
 use proptest::prelude::*;
 
 use super::raw::{
-    RawConfig, RawHealth, RawMetrics, RawPool, RawPort, RawRoute, RawRuntime, RawServer,
-    RawService, RawTimeouts,
+    RawAnnounce, RawConfig, RawHealth, RawMetrics, RawPool, RawPort, RawRoute, RawRuntime,
+    RawServer, RawService, RawTimeouts,
 };
 use super::*;
 
@@ -143,7 +143,7 @@ const ROWS: &[(&str, &str, &str)] = &[
     (
         "[runtime]",
         "runtime = 5\n[other]",
-        r#"f:2: other: unknown key; known here are runtime, metrics, port, route, pool, service"#,
+        r#"f:2: other: unknown key; known here are runtime, metrics, announce, port, route, pool, service"#,
     ),
     (
         "workers = 2",
@@ -384,6 +384,21 @@ const ROWS: &[(&str, &str, &str)] = &[
         "gateway = \"10.0.0.254\"",
         "kernel-interface = \"k0\"\nkernel-rate = 0",
         r#"f:10: port[wan].kernel-rate: is 0; give 1 to 1000000"#,
+    ),
+    (
+        "[[port]]",
+        "[announce]\nroute-protocol = 4\n[[port]]",
+        r#"f:6: announce.route-protocol: is 4; give 5 to 255"#,
+    ),
+    (
+        "[[port]]",
+        "[announce]\ngrace = \"1m\"\n[[port]]",
+        r#"f:6: announce.grace: is 1m; give at most "20s""#,
+    ),
+    (
+        "name = \"web\"",
+        "name = \"web\"\nannounce = true",
+        r#"f:26: service[web].announce: the route to the VIP is that of a kernel interface, and no port has one; give one of them kernel-interface"#,
     ),
     (
         "gateway = \"10.0.0.254\"",
@@ -1023,6 +1038,7 @@ fn documentation_has_a_row_for_every_key() {
     let sections = [
         ("`[runtime]`", RawRuntime::keys()),
         ("`[metrics]`", RawMetrics::keys()),
+        ("`[announce]`", RawAnnounce::keys()),
         ("`[[port]]`", RawPort::keys()),
         ("`[[route]]`", RawRoute::keys()),
         ("`[[pool]]`", RawPool::keys()),

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 
 use super::problem::{Place, Problem, nearest};
 use super::raw::RawConfig;
-use super::{Checked, Config, Metrics, Runtime, network, services};
+use super::{Announce, Checked, Config, Metrics, Runtime, network, services};
 
 /// Checks the whole; the first problem ends it.
 pub(super) fn validate(raw: &RawConfig) -> Result<Checked, Problem> {
@@ -21,6 +21,10 @@ pub(super) fn validate(raw: &RawConfig) -> Result<Checked, Problem> {
         &root.key("metrics"),
         &raw.metrics.clone().unwrap_or_default(),
         &mut warnings,
+    )?;
+    let announce = Announce::from_raw(
+        &root.key("announce"),
+        &raw.announce.clone().unwrap_or_default(),
     )?;
     let ports = network::ports(
         &root,
@@ -37,6 +41,7 @@ pub(super) fn validate(raw: &RawConfig) -> Result<Checked, Problem> {
     let mut config = Config {
         runtime,
         metrics,
+        announce,
         ports,
         routes,
         pools,

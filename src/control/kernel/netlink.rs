@@ -3,7 +3,7 @@
 //! blocks for as long as the kernel's network lock is taken by others.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
 use netlink_packet_core::{
@@ -13,6 +13,9 @@ use netlink_packet_core::{
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -55,9 +58,9 @@ impl Netlink {
         index.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
     }
 
-    /// Gives an interface its MAC address and MTU and brings it up, without
-    /// IPv6, which fullgate does not carry.
-    pub(super) fn set_up(&mut self, index: u32, mac: MacAddr, mtu: u16) -> io::Result<()> {
+    /// Gives an interface that is down its MAC address and MTU, and no IPv6
+    /// address when it comes up: fullgate does not carry IPv6.
+    pub(super) fn configure(&mut self, index: u32, mac: MacAddr, mtu: u16) -> io::Result<()> {
         let mut without_ipv6 = LinkMessage::default();
         without_ipv6.header.index = index;
         without_ipv6.attributes = vec![LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(
@@ -67,12 +70,20 @@ impl Netlink {
         let _ = self.request(RouteNetlinkMessage::SetLink(without_ipv6), NLM_F_ACK);
         let mut link = LinkMessage::default();
         link.header.index = index;
-        link.header.flags = LinkFlags::Up;
-        link.header.change_mask = LinkFlags::Up;
         link.attributes = vec![
             LinkAttribute::Address(mac.0.to_vec()),
             LinkAttribute::Mtu(mtu.into()),
         ];
+        self.request(RouteNetlinkMessage::SetLink(link), NLM_F_ACK)?;
+        Ok(())
+    }
+
+    /// Brings an interface up.
+    pub(super) fn bring_up(&mut self, index: u32) -> io::Result<()> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link.header.flags = LinkFlags::Up;
+        link.header.change_mask = LinkFlags::Up;
         self.request(RouteNetlinkMessage::SetLink(link), NLM_F_ACK)?;
         Ok(())
     }
@@ -93,6 +104,29 @@ impl Netlink {
     pub(super) fn remove_address(&mut self, index: u32, net: Ipv4Net) -> io::Result<()> {
         let message = RouteNetlinkMessage::DelAddress(address(index, net));
         or_errno(self.request(message, NLM_F_ACK), libc::EADDRNOTAVAIL)
+    }
+
+    /// Makes a route to one address by an interface; false where there is a
+    /// route to it already.
+    pub(super) fn add_route(&mut self, to: Ipv4Addr, index: u32, protocol: u8) -> io::Result<bool> {
+        let message = RouteNetlinkMessage::NewRoute(route(to, index, protocol));
+        match self.request(message, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL) {
+            Ok(_) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes a route of [`Netlink::add_route`] away; nothing happens if there
+    /// is none.
+    pub(super) fn remove_route(
+        &mut self,
+        to: Ipv4Addr,
+        index: u32,
+        protocol: u8,
+    ) -> io::Result<()> {
+        let message = RouteNetlinkMessage::DelRoute(route(to, index, protocol));
+        or_errno(self.request(message, NLM_F_ACK), libc::ESRCH)
     }
 
     /// Sends a request and reads its answers.
@@ -152,6 +186,24 @@ fn address(index: u32, net: Ipv4Net) -> AddressMessage {
     message.attributes = vec![
         AddressAttribute::Local(address),
         AddressAttribute::Address(address),
+    ];
+    message
+}
+
+fn route(to: Ipv4Addr, index: u32, protocol: u8) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header = RouteHeader {
+        address_family: AddressFamily::Inet,
+        destination_prefix_length: 32,
+        table: RouteHeader::RT_TABLE_MAIN,
+        protocol: RouteProtocol::from(protocol),
+        scope: RouteScope::Link,
+        kind: RouteType::Unicast,
+        ..RouteHeader::default()
+    };
+    message.attributes = vec![
+        RouteAttribute::Destination(RouteAddress::Inet(to)),
+        RouteAttribute::Oif(index),
     ];
     message
 }

@@ -311,6 +311,7 @@ impl Management {
                 let mut services = report::services(self.state.snapshot(), &self.stats);
                 self.drains.show(&mut services, now);
                 self.health.show(&mut services, &self.state, now);
+                self.kernel.show(self.state.config(), &mut services);
                 Ok(later(move || Ok(value(&services))))
             }
             _ => self.listing(method, params).map(Action::Answer),

@@ -79,6 +79,7 @@ pub(super) fn services(snapshot: &Snapshot, stats: AllStats<'_>) -> api::Service
             vip: SocketAddrV4::new(service.vip, service.port),
             protocol: protocol_name(service.protocol),
             scheduler: service.plan.kind().name().into(),
+            announced: None,
             no_server: count(|c| &c.no_server),
             no_local_port: count(|c| &c.no_local_port),
             table_full: count(|c| &c.table_full),

@@ -29,6 +29,9 @@ pub(in crate::control) fn needed(old: &Config, new: &Config) -> Vec<String> {
     let mut keys: Vec<String> = different(&runtime)
         .map(|key| format!("runtime.{key}"))
         .collect();
+    if old.announce.route_protocol != new.announce.route_protocol {
+        keys.push("announce.route-protocol".to_owned());
+    }
     if old.ports.len() != new.ports.len() {
         keys.push("port".to_owned());
     }

@@ -12,6 +12,7 @@ use std::net::Ipv4Addr;
 use proptest::prelude::*;
 
 use super::*;
+use crate::health::FULL_SHARE;
 use crate::ids::SetIx;
 use crate::snat::ports::PortSet;
 use crate::snat::steering::{Reta, SteeringMode};
@@ -482,4 +483,51 @@ proptest! {
         prop_assert_eq!(bench.state.sets.room(), bench.state.max_sets());
         prop_assert!(bench.workers.iter().all(|worker| worker.sets.is_empty()));
     }
+}
+
+/// As a service that is announced and one that is not, on two VIPs.
+fn announced(services: &Plainly) -> Config {
+    let mut config = config(services, POOL, "");
+    config.services[0].announce = true;
+    config
+}
+
+#[test]
+fn a_vip_is_announced_while_a_server_is_usable() {
+    let servers = |first, second| {
+        let mut services = Plainly::from([(1, [(1, first), (2, second)].into())]);
+        services.insert(2, one(&[3]).remove(&1).expect("servers"));
+        services
+    };
+    let vip = BTreeSet::from([Ipv4Addr::new(10, 0, 1, 1)]);
+    let rows = [
+        ((1, "up"), (1, "up"), true),
+        ((0, "up"), (1, "up"), true),
+        ((0, "up"), (0, "up"), false),
+        ((1, "draining"), (1, "up"), true),
+        ((1, "draining"), (0, "up"), false),
+        ((1, "draining"), (1, "down"), false),
+        ((1, "down"), (1, "down"), false),
+        ((1, "up"), (1, "down"), true),
+    ];
+    let mut bench = Bench::new(announced(&servers((1, "up"), (1, "up"))));
+    for (first, second, expected) in rows {
+        bench.apply(announced(&servers(first, second)));
+        let wanted = if expected {
+            vip.clone()
+        } else {
+            BTreeSet::new()
+        };
+        assert_eq!(bench.state.announced(), wanted, "{first:?} {second:?}");
+    }
+    let slot = bench.slot_of(1, 1).expect("a slot");
+    let down = Some(AdminState::Down);
+    assert!(bench.state.impose(slot, down, FULL_SHARE));
+    assert!(bench.state.announced().is_empty(), "imposed by health");
+    assert!(bench.state.impose(slot, None, FULL_SHARE));
+    let updates = bench.state.refresh();
+    bench.answer(updates);
+    assert_eq!(bench.state.announced(), vip);
+    bench.apply(announced(&Plainly::from([(1, BTreeMap::new())])));
+    assert!(bench.state.announced().is_empty(), "no server at all");
 }

@@ -1,5 +1,6 @@
 //! The list of all cases, and what they share.
 
+mod announce;
 mod big;
 mod bulk;
 mod drivers;
@@ -39,6 +40,7 @@ pub fn all() -> Vec<Case> {
     metrics::list(&mut cases);
     startup::list(&mut cases);
     exception::list(&mut cases);
+    announce::list(&mut cases);
     never::list(&mut cases);
     soak::list(&mut cases);
     drivers::list(&mut cases);

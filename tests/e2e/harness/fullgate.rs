@@ -95,6 +95,21 @@ impl Config {
         }
     }
 
+    /// One that is written already, but for the runtime of a test and services.
+    pub fn of(unique: &str, directory: &Path, ports: &str) -> Self {
+        let socket = directory.join("fullgate.sock");
+        let head = format!(
+            "[runtime]\nhugepages = false\nconnections = 65_536\ninstance = \"{unique}\"\n\
+             admin-socket = \"{}\"\n{ports}",
+            socket.display()
+        );
+        Self {
+            head,
+            file: directory.join("fullgate.toml"),
+            socket,
+        }
+    }
+
     /// The whole file.
     pub fn text(&self, services: &[Service]) -> String {
         let mut text = self.head.clone();
@@ -163,6 +178,11 @@ impl Fullgate {
             netns::connect((netns, port.device), (port.netns, port.device));
             port.netns.frames_as_on_a_wire(port.device);
         }
+        Self::run(config, netns, directory)
+    }
+
+    /// Starts it with a configuration that is written, in a namespace.
+    pub fn run(config: Config, netns: Option<Netns>, directory: &Path) -> Self {
         Self {
             process: run(&config, netns.as_ref(), directory),
             config,
@@ -179,6 +199,16 @@ impl Fullgate {
     /// The namespace it runs in, where that is one of its own.
     pub fn netns(&self) -> &Netns {
         self.netns.as_ref().expect("a namespace of its own")
+    }
+
+    /// Asks it to stop the way an init system does.
+    pub fn ask_to_stop(&self) {
+        self.process.signal(Signal::SIGTERM);
+    }
+
+    /// Waits until it has ended.
+    pub fn ended(&mut self) -> ExitStatus {
+        self.process.ended(STOP_LIMIT)
     }
 
     /// Ends it without giving it a say.
@@ -222,8 +252,8 @@ impl Fullgate {
 
     /// Stops it the way an init system does.
     pub fn terminate(&mut self) -> ExitStatus {
-        self.process.signal(Signal::SIGTERM);
-        self.process.ended(STOP_LIMIT)
+        self.ask_to_stop();
+        self.ended()
     }
 
     /// One request over the admin socket.

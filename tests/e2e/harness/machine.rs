@@ -16,6 +16,7 @@ pub enum Need {
     Tun,
     AfXdp,
     Hugepages,
+    Multipath,
     Tool(&'static str),
 }
 
@@ -31,6 +32,10 @@ impl Need {
                 let socket = Socket::new(Domain::from(libc::AF_XDP), Type::RAW, None);
                 let error = socket.err()?;
                 Some(format!("no AF_XDP sockets: {error}"))
+            }
+            Self::Multipath => {
+                let path = "/proc/sys/net/ipv4/fib_multipath_hash_policy";
+                (!Path::new(path).exists()).then(|| "no multipath routes".to_owned())
             }
             Self::Hugepages => {
                 if !geteuid().is_root() {

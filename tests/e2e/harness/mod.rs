@@ -2,6 +2,7 @@
 
 pub mod capture;
 pub mod echo;
+pub mod fabric;
 pub mod fullgate;
 pub mod gateway;
 pub mod http;
