@@ -237,6 +237,12 @@ fn has_its_files(package: &Path) {
             "-rw-r--r--",
             "./usr/share/fish/vendor_completions.d/fullgatectl.fish",
         ),
+        ("-rw-r--r--", "./usr/share/man/man8/fullgatectl-top.8.gz"),
+        (
+            "-rw-r--r--",
+            "./usr/share/doc/fullgate/examples/prometheus/alerts.yml",
+        ),
+        ("-rw-r--r--", "./usr/share/doc/fullgate/security.md"),
         ("-rw-r--r--", "./usr/share/doc/fullgate/copyright"),
         ("-rw-r--r--", "./usr/share/doc/fullgate/changelog.gz"),
     ] {

@@ -1,11 +1,14 @@
 //! `server drain`: waits for a server's last connection and tells what is left.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use super::client::{CallError, Client};
 use super::none;
 use crate::control::api;
+
+/// Columns of the bar.
+const BAR: usize = 20;
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -13,29 +16,62 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// How far a drain is.
 #[derive(PartialEq, Eq, Debug)]
 enum Progress {
-    Left(String),
+    /// So many connections.
+    Left(u64, String),
     Done(String),
     Failed(String),
 }
 
-/// Writes a line whenever something has changed; the last one is the result.
+/// Writes a line whenever something has changed, on a terminal in place of the
+/// last one; the last one is the result.
 pub(super) fn wait(client: &mut Client, service: &str, server: &str) -> Result<String, CallError> {
-    let mut told = String::new();
+    let mut out = std::io::stdout();
+    let on_terminal = out.is_terminal();
+    let (mut told, mut most) = (String::new(), 0);
+    // Whoever closed the pipe does not want to know.
+    let mut write = |text: &str| {
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    };
     loop {
         let services: api::Services = client.get("services.list", &none())?;
         match progress(&services, service, server) {
-            Progress::Left(line) => {
+            Progress::Left(left, line) => {
+                most = left.max(most);
+                let line = format!("{line} {}", bar(most - left, most));
                 if line != told {
-                    // Whoever closed the pipe does not want to know.
-                    let _ = std::io::stdout().write_all(line.as_bytes());
+                    match on_terminal {
+                        // To the begin of the line, and clear it.
+                        true => write(&format!("\r\x1b[K{line}")),
+                        false => write(&format!("{line}\n")),
+                    }
                     told = line;
                 }
             }
-            Progress::Done(line) => return Ok(line),
-            Progress::Failed(line) => return Err(CallError::Failed(line)),
+            end => {
+                if on_terminal && !told.is_empty() {
+                    write("\n");
+                }
+                return match end {
+                    Progress::Done(line) => Ok(line),
+                    Progress::Failed(line) | Progress::Left(_, line) => {
+                        Err(CallError::Failed(line))
+                    }
+                };
+            }
         }
         std::thread::sleep(INTERVAL);
     }
+}
+
+/// How many of those that were seen are gone.
+fn bar(gone: u64, most: u64) -> String {
+    let percent = gone * 100 / most.max(1);
+    let filled = percent as usize * BAR / 100;
+    format!(
+        "[{}{}] {percent} %",
+        "#".repeat(filled),
+        " ".repeat(BAR - filled)
+    )
 }
 
 fn progress(services: &api::Services, service: &str, server: &str) -> Progress {
@@ -66,10 +102,11 @@ fn progress(services: &api::Services, service: &str, server: &str) -> Progress {
                     seconds % 60
                 )
             });
-            Progress::Left(format!(
-                "{server}: {state}, {} active and {} ending connections left{until}\n",
+            let line = format!(
+                "{server}: {state}, {} active and {} ending connections left{until}",
                 found.active, found.inactive
-            ))
+            );
+            Progress::Left(left, line)
         }
     }
 }
@@ -106,13 +143,17 @@ mod tests {
             (
                 told("draining", 3, 1, Some(61_001)),
                 Progress::Left(
-                    "a: draining, 3 active and 1 ending connections left; 1:02 until they are reset\n"
+                    4,
+                    "a: draining, 3 active and 1 ending connections left; 1:02 until they are reset"
                         .into(),
                 ),
             ),
             (
                 told("draining", 0, 1, None),
-                Progress::Left("a: draining, 0 active and 1 ending connections left\n".into()),
+                Progress::Left(
+                    1,
+                    "a: draining, 0 active and 1 ending connections left".into(),
+                ),
             ),
             (
                 told("draining", 0, 0, Some(1)),
@@ -132,5 +173,13 @@ mod tests {
         for (told, expected) in rows {
             assert_eq!(told, expected);
         }
+    }
+
+    #[test]
+    fn the_bar_is_full_when_all_are_gone() {
+        assert_eq!(bar(0, 4), format!("[{}] 0 %", " ".repeat(BAR)));
+        assert_eq!(bar(3, 4), "[###############     ] 75 %");
+        assert_eq!(bar(4, 4), format!("[{}] 100 %", "#".repeat(BAR)));
+        assert_eq!(bar(0, 0), bar(0, 1));
     }
 }

@@ -23,7 +23,7 @@ impl Metrics {
         })?;
         if listen.ip().is_unspecified() {
             warnings.push(at.problem(
-                "is every address of the host, and nobody is asked for a password; give one address",
+                "is every address of the host, those of kernel interfaces too, and nobody is asked for a password; give one address",
             ));
         }
         Ok(Self {

@@ -840,7 +840,7 @@ fn what_looks_unintended_is_a_warning() {
         (
             "[[route]]",
             "[metrics]\nlisten = \"[::]:9091\"\n[[route]]",
-            "f:17: metrics.listen: is every address of the host, and nobody is asked for a password; give one address",
+            "f:17: metrics.listen: is every address of the host, those of kernel interfaces too, and nobody is asked for a password; give one address",
         ),
         (
             "[\"10.0.1.1/24\"]",

@@ -152,12 +152,18 @@ impl Fixture {
         fixture
     }
 
-    /// One round, and those until a configuration that is being made is there.
+    /// One round, and those until a configuration that is being made is there;
+    /// what the loop has given away is done, too.
     fn step(&mut self) {
-        let wait = Duration::from_millis(1);
-        self.management.step(self.now, wait);
-        while self.management.preparing.is_some() && self.management.changes.is_free() {
-            self.management.step(self.now, wait);
+        loop {
+            self.management.step(self.now, Duration::from_millis(1));
+            let (tell, told) = mpsc::channel();
+            let done = move || tell.send(()).expect("told");
+            self.management.changing.run(done);
+            told.recv().expect("all jobs done");
+            if self.management.preparing.is_none() || !self.management.changes.is_free() {
+                break;
+            }
         }
     }
 
