@@ -220,6 +220,7 @@ fn has_its_files(package: &Path) {
         ("-rw-r--r--", "./usr/lib/systemd/system/fullgate.service"),
         ("-rw-r--r--", "./usr/lib/tmpfiles.d/fullgate.conf"),
         ("-rw-r--r--", "./usr/lib/sysusers.d/fullgate.conf"),
+        ("-rw-r--r--", "./usr/share/man/man5/fullgate.toml.5.gz"),
         ("-rw-r--r--", "./usr/share/man/man8/fullgate.8.gz"),
         (
             "-rw-r--r--",
