@@ -36,6 +36,7 @@ pub fn list(cases: &mut Vec<Case>) {
         });
     };
     add("follows_the_servers", follows_the_servers);
+    add("follows_health_checks", follows_health_checks);
     add("comes_and_goes", comes_and_goes);
     add("one_of_two_stops", one_of_two_stops);
     add("one_of_two_dies", one_of_two_dies);
@@ -87,6 +88,24 @@ fn follows_the_servers() {
     ctl(&["service", "del", "web"]);
     fabric.until_next_hops(&[]);
     assert!(!gateway.has_route());
+}
+
+/// The same where health checks say so, which go by the kernel's interface
+/// behind the port to the servers.
+fn follows_health_checks() {
+    let mut fabric = Fabric::start(1);
+    let there = [fabric.gateways[0].address];
+    fabric.stop_servers();
+    fabric.until_next_hops(&[]);
+    let gateway = &fabric.gateways[0].fullgate;
+    let answered = gateway.show("services");
+    assert_eq!(answered["services"][0]["announced"], false);
+    let checked = gateway.show("ports");
+    let through = checked["ports"][1]["kernel"]["to_kernel"].as_u64();
+    assert!(through > Some(0), "{checked}");
+    fabric.start_servers();
+    fabric.until_next_hops(&there);
+    request(&fabric);
 }
 
 /// The route comes back after the interface was down, is withdrawn before the

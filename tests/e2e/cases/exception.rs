@@ -2,6 +2,7 @@
 //! gateway's ports, it reaches others, and a flood at it harms no connection.
 
 use std::net::{SocketAddrV4, UdpSocket};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -9,10 +10,11 @@ use std::time::Instant;
 use super::{add, start_nginx};
 use crate::Case;
 use crate::harness::http::{self, Load};
+use crate::harness::machine::Need;
 use crate::harness::netns::Netns;
 use crate::harness::nginx::Nginx;
 use crate::harness::plan::{GATEWAY, GATEWAY_LAN, Kind, Plan, Protocol, Service};
-use crate::harness::process::{output_of, until};
+use crate::harness::process::{Process, output_of, until};
 use crate::harness::tcp::{LIMIT, NO_TIMER};
 use crate::harness::topology::Lab;
 
@@ -37,6 +39,11 @@ pub fn list(cases: &mut Vec<Case>) {
         &plans[..1],
         follows_reloads,
     );
+    add(cases, "exception::vrrp", &plans, vrrp);
+    let added = cases.len() - plans.len();
+    for case in &mut cases[added..] {
+        case.needs.push(Need::Tool("keepalived"));
+    }
     add(
         cases,
         "exception::flood",
@@ -169,6 +176,79 @@ fn comes_and_goes(plan: &Plan) {
     assert_eq!(interfaces(gateway.netns()), ["k1"]);
 }
 
+/// The addresses of the kernel's interface behind the port to the clients.
+fn addresses(netns: &Netns) -> Vec<String> {
+    let output = output_of(netns, "ip", &["-o", "-4", "addr", "show", "dev", "k0"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let words = text.split_whitespace().filter(|word| word.contains('/'));
+    words.map(str::to_owned).collect()
+}
+
+/// Starts a keepalived with one VRRP address.
+fn keepalived(netns: &Netns, directory: &Path, name: &str, device: &str, priority: u8) -> Process {
+    let configuration = format!(
+        "vrrp_instance gateway {{\n interface {device}\n state BACKUP\n virtual_router_id 51\n \
+         priority {priority}\n advert_int 0.2\n version 3\n virtual_ipaddress {{\n {VRRP}/24\n }}\n}}\n"
+    );
+    let file = directory.join(format!("{name}.conf"));
+    std::fs::write(&file, configuration).expect("write keepalived's configuration");
+    let file = file.display().to_string();
+    let pid = |kind: &str| {
+        directory
+            .join(format!("{name}.{kind}"))
+            .display()
+            .to_string()
+    };
+    let arguments = [
+        "--dont-fork",
+        "--log-console",
+        "--vrrp",
+        "--use-file",
+        &file,
+        "--pid",
+        &pid("pid"),
+        "--vrrp_pid",
+        &pid("vrrp"),
+    ];
+    Process::start(Some(netns), directory, name, "keepalived", &arguments)
+}
+
+/// An address of the kernel's alone, which VRRP moves.
+const VRRP: &str = "10.1.0.77";
+
+/// keepalived has an address behind the port, by which the VIP is reached, until
+/// somebody of higher priority has it.
+fn vrrp(plan: &Plan) {
+    let web = web(plan);
+    let mut lab = Lab::start(plan, std::slice::from_ref(&web));
+    let _servers = start_nginx(&lab, &web);
+    let directory = lab.directory().to_owned();
+    let gateway = lab.fullgate();
+    let file = gateway.config().file.clone();
+    let text = std::fs::read_to_string(&file).expect("read the configuration");
+    let interface = "kernel-interface = \"k0\"";
+    let wanted = format!("{interface}\nkernel-addresses = [\"{VRRP}\"]");
+    std::fs::write(&file, text.replacen(interface, &wanted, 1)).expect("write the configuration");
+    gateway.ctl(&["reload"]);
+    let _own = keepalived(gateway.netns(), &directory, "vrrp-own", "k0", 100);
+    let has_it = |netns: &Netns| addresses(netns).contains(&format!("{VRRP}/24"));
+    until(LIMIT, "the address", || {
+        has_it(lab.fullgate().netns()).then_some(())
+    });
+    let ping = output_of(lab.client(), "ping", &["-c", "1", "-W", "5", VRRP]);
+    assert!(ping.status.success(), "{ping:?}");
+    let vip = web.vip();
+    lab.client()
+        .ip(&[format!("route add {}/32 via {VRRP}", vip.ip())]);
+    let answer = lab.client().run(|| http::one_shot(plan.client(), vip));
+    assert!(answer.expect("a request by the address").elapsed < NO_TIMER);
+
+    let _other = keepalived(lab.client(), &directory, "vrrp-other", "fg0", 200);
+    until(LIMIT, "the end of the address", || {
+        (!has_it(lab.fullgate().netns())).then_some(())
+    });
+}
+
 /// A reload that changes a port's addresses changes the kernel's.
 fn follows_reloads(plan: &Plan) {
     let web = web(plan);
@@ -181,13 +261,6 @@ fn follows_reloads(plan: &Plan) {
     let wanted = "addresses = [\"10.1.0.3/24\", \"10.1.0.4/24\"]";
     std::fs::write(&file, text.replacen(own, wanted, 1)).expect("write the configuration");
     gateway.ctl(&["reload"]);
-    let addresses = |netns: &Netns| {
-        let output = output_of(netns, "ip", &["-o", "-4", "addr", "show", "dev", "k0"]);
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let mut words = text.split_whitespace().filter(|word| word.contains('/'));
-        let found: Vec<String> = words.by_ref().map(str::to_owned).collect();
-        found
-    };
     until(LIMIT, "the kernel's addresses", || {
         (addresses(gateway.netns()) == ["10.1.0.3/24", "10.1.0.4/24"]).then_some(())
     });

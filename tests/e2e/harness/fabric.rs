@@ -36,7 +36,7 @@ const ROUTER_BIRD: &str = include_str!("../../../config/bird/router.conf");
 pub struct Fabric {
     pub gateways: Vec<Announcer>,
     _router_bird: Process,
-    _servers: Vec<Nginx>,
+    servers: Vec<Nginx>,
     pub client: Netns,
     router: Netns,
     switch: Netns,
@@ -85,12 +85,7 @@ impl Fabric {
         for address in SERVERS {
             server.ip(&[format!("addr add {}/32 dev lo", address.ip())]);
         }
-        let names = ["s0", "s1"];
-        let servers = names
-            .iter()
-            .zip(SERVERS)
-            .map(|(name, address)| Nginx::start(&server, directory.path(), name, address))
-            .collect();
+        let servers = start_servers(&server, directory.path());
         let gateways: Vec<_> = (0..gateways)
             .map(|index| Announcer::start(&unique, directory.path(), index, &switch, &server))
             .collect();
@@ -102,7 +97,7 @@ impl Fabric {
         let fabric = Self {
             gateways,
             _router_bird: router_bird,
-            _servers: servers,
+            servers,
             client,
             router,
             switch,
@@ -118,6 +113,18 @@ impl Fabric {
     pub fn start_again(&mut self, index: u8) {
         self.gateways[usize::from(index)].fullgate.start_again();
         attach(index, &self.switch, &self.server);
+    }
+
+    /// The real servers end: they refuse connections.
+    pub fn stop_servers(&mut self) {
+        self.servers.clear();
+    }
+
+    /// The real servers start again.
+    pub fn start_servers(&mut self) {
+        let directory = self.directory.path().join("again");
+        fs::create_dir(&directory).expect("make the servers' directory");
+        self.servers = start_servers(&self.server, &directory);
     }
 
     /// Waits until so many BFD sessions of the router are up.
@@ -170,10 +177,11 @@ impl Announcer {
              addresses = [\"{address}/24\"]\ngateway = \"{ROUTER}\"\n\
              kernel-interface = \"fgwan\"\n\
              [[port]]\nname = \"lan\"\ndevice = \"tap:l{index}\"\nnetns = \"{}\"\n\
-             addresses = [\"10.2.{index}.1/24\"]\n\
+             addresses = [\"10.2.{index}.1/24\"]\nkernel-interface = \"fglan\"\n\
              [[route]]\nto = \"10.3.0.0/24\"\nvia = \"10.2.{index}.254\"\n\
              [[pool]]\nname = \"default\"\naddresses = [\"10.2.{index}.10\"]\n\
-             [[service]]\nname = \"web\"\nvip = \"{VIP}\"\nannounce = true\n{servers}",
+             [[service]]\nname = \"web\"\nvip = \"{VIP}\"\nannounce = true\n\
+             [service.health]\ncheck = \"tcp\"\ninterval = \"200ms\"\n{servers}",
             switch.name(),
             server.name(),
         );
@@ -181,6 +189,9 @@ impl Announcer {
         config.write(&[]);
         let fullgate = Fullgate::run(config, Some(netns), &own);
         attach(index, switch, server);
+        // By which health checks find the servers.
+        let route = format!("route add 10.3.0.0/24 via 10.2.{index}.254 dev fglan");
+        fullgate.netns().ip(&[route]);
         let text = GATEWAY_BIRD
             .replace("198.51.100.1 ", &format!("{ROUTER} "))
             .replace("198.51.100.2", &address.to_string());
@@ -199,6 +210,13 @@ impl Announcer {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         text.contains(&VIP.ip().to_string())
     }
+}
+
+fn start_servers(server: &Netns, directory: &Path) -> Vec<Nginx> {
+    let servers = ["s0", "s1"].into_iter().zip(SERVERS);
+    servers
+        .map(|(name, address)| Nginx::start(server, directory, name, address))
+        .collect()
 }
 
 /// Connects the TAPs of gateway `index`.
