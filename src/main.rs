@@ -23,7 +23,7 @@ use fullgate::conntrack::table::ConnTable;
 use fullgate::control::access::Access;
 use fullgate::control::cli::{DaemonArgs, DaemonCommand};
 use fullgate::control::config::{self, Config, SteeringChoice};
-use fullgate::control::kernel::{self, Kernel};
+use fullgate::control::kernel::{self, Kernel, KernelRoutes};
 use fullgate::control::lock::InstanceLock;
 use fullgate::control::management::{
     Alive, KernelReading, Management, PortReading, PortStatus, Setup, Signals, WorkerLink,
@@ -200,7 +200,7 @@ fn serve(config: Config, config_path: &Path) -> Result<(), Failure> {
         signals,
         metrics,
         kernel,
-        checker: Box::new(Checker::start),
+        checker: Box::new(|| Checker::start(Box::new(KernelRoutes::open()?))),
     });
     println!("fullgate: ready");
     supervisor::ready();

@@ -28,7 +28,7 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 
 pub use edit::request;
-pub use health::{AllDown, Health, OnDown};
+pub use health::{AllDown, Health, OnDown, Way};
 pub(super) use network::POOL_MAX;
 pub use problem::Problem;
 pub use units::parse_duration as duration;

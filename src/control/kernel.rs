@@ -22,6 +22,7 @@ use ipnet::Ipv4Net;
 use self::netlink::Netlink;
 use super::api;
 use super::config::Config;
+use crate::health::HostRoutes;
 use crate::wire::ethernet::MacAddr;
 use crate::worker::kernel::MTU_MAX;
 
@@ -56,6 +57,26 @@ impl Wanted {
             addresses: with_interface.map(|port| port.addresses.clone()).collect(),
             announced,
         }
+    }
+}
+
+/// The kernel's routes, for what is sent through its interfaces.
+pub struct KernelRoutes(Netlink);
+
+impl KernelRoutes {
+    /// Those of the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// The kernel has no socket to ask it by.
+    pub fn open() -> io::Result<Self> {
+        Netlink::open().map(Self)
+    }
+}
+
+impl HostRoutes for KernelRoutes {
+    fn has_router(&mut self, interface: &str, to: Ipv4Addr) -> io::Result<bool> {
+        let index = self.0.index_of(interface)?;
+        self.0.has_router(index, to)
     }
 }
 

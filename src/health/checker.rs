@@ -25,7 +25,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use super::probe::{self, Ending, Probe};
 use super::record::Record;
 use super::trend::{Trend, Verdict};
-use super::{Change, CheckId, Order, Target};
+use super::{Change, CheckId, HostRoutes, Order, Target};
 
 /// The token of the waker; checks have their slots'.
 const WAKER: Token = Token(usize::MAX);
@@ -53,11 +53,12 @@ pub struct Checker {
 }
 
 impl Checker {
-    /// Starts the thread, without checks. It ends when this is dropped.
+    /// Starts the thread, without checks, in the network namespace of the
+    /// calling one. It ends when this is dropped.
     ///
     /// # Errors
     /// The kernel has no poll set or thread to give.
-    pub fn start() -> io::Result<(Self, Receiver<Change>)> {
+    pub fn start(routes: Box<dyn HostRoutes>) -> io::Result<(Self, Receiver<Change>)> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let (orders, ordered) = mpsc::channel();
@@ -74,6 +75,7 @@ impl Checker {
             running: 0,
             spread: 0,
             nonce: RandomState::new().hash_one(0),
+            routes,
         };
         let thread = std::thread::Builder::new()
             .name("health".into())
@@ -175,6 +177,7 @@ struct Rounds {
     /// Counts new checks, to spread them.
     spread: u64,
     nonce: u64,
+    routes: Box<dyn HostRoutes>,
 }
 
 /// Where in its interval the `n`th of many checks begins: any number of
@@ -323,7 +326,7 @@ impl Rounds {
             true => Err(Ending::Unmade(format!(
                 "{RUNNING_MAX} checks are under way"
             ))),
-            false => probe::start(&slot.target, self.nonce),
+            false => probe::start(&slot.target, self.nonce, &mut *self.routes),
         };
         let registered = begun.and_then(|probe| {
             let fd = probe.socket().as_raw_fd();
@@ -456,4 +459,4 @@ fn note(
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -20,6 +20,7 @@ mod record;
 pub mod spec;
 mod trend;
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Instant;
@@ -45,7 +46,20 @@ pub enum Via {
         name: String,
         /// One of its addresses.
         source: Ipv4Addr,
+        /// The router between it and who is asked, if there is one: the host
+        /// has to know it too.
+        router: Option<Ipv4Addr>,
     },
+}
+
+/// The host's routes. Without one, the kernel takes whoever is asked through an
+/// interface for a neighbour there, who then seems not to answer.
+pub trait HostRoutes: Send {
+    /// Whether what is for `to` and leaves by this interface goes to a router.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    fn has_router(&mut self, interface: &str, to: Ipv4Addr) -> io::Result<bool>;
 }
 
 /// A check of one server.

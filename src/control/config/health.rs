@@ -1,9 +1,11 @@
 //! `[service.health]`.
 
+use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Server;
 use super::problem::{Place, Problem};
 use super::raw::RawHealth;
 use super::services::word;
@@ -45,7 +47,7 @@ const CHECK: [(&str, Kind); 6] = [
     ("icmp", Kind::Icmp),
     ("none", Kind::None),
 ];
-const VIA: [(&str, ()); 1] = [("host", ())];
+const VIA: [(&str, Way); 2] = [("port", Way::Port), ("host", Way::Host)];
 const START: [(&str, bool); 2] = [("up", true), ("down", false)];
 const ON_DOWN: [(&str, OnDown); 3] = [
     ("auto", OnDown::Auto),
@@ -66,6 +68,16 @@ pub enum OnDown {
     Keep,
 }
 
+/// How checks leave the gateway.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    /// As traffic does: by the port that leads to the server, through the
+    /// kernel's interface behind it.
+    Port,
+    /// Over the host's own network.
+    Host,
+}
+
 /// What becomes of a service all of whose servers fail their checks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AllDown {
@@ -79,6 +91,7 @@ pub enum AllDown {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Health {
     pub spec: Spec,
+    pub way: Way,
     /// Asked instead of each server's own port.
     pub port: Option<u16>,
     /// Whether servers that are new are up until their checks say otherwise.
@@ -123,7 +136,7 @@ impl Health {
                 format_duration(interval)
             )));
         }
-        choice(&at.key("via"), raw.via.as_deref(), &VIA)?;
+        let way = choice(&at.key("via"), raw.via.as_deref(), &VIA)?;
         let slow_start_at = at.key("slow-start");
         let slow_start = duration(
             &slow_start_at,
@@ -153,6 +166,7 @@ impl Health {
                 rise: number(&at.key("rise"), raw.rise, RISE, 1..=100)?,
                 fall: number(&at.key("fall"), raw.fall, FALL, 1..=100)?,
             },
+            way,
             port: match raw.port {
                 Some(_) => Some(number(&at.key("port"), raw.port, 1, 1..=u16::MAX)?),
                 None => None,
@@ -162,6 +176,23 @@ impl Health {
             on_down: choice(&at.key("on-down"), raw.on_down.as_deref(), &ON_DOWN)?,
             all_down: choice(&at.key("all-down"), raw.all_down.as_deref(), &ALL_DOWN)?,
         }))
+    }
+
+    /// Packets that one check brings in, with room for one more.
+    pub(super) fn packets(&self) -> u32 {
+        match &self.spec.ask {
+            Ask::Tcp | Ask::Udp(_) | Ask::Icmp => 2,
+            Ask::Http(http) if http.tls.is_none() => 5,
+            Ask::Http(_) => 9,
+        }
+    }
+
+    /// Where a server's health is asked for.
+    pub fn asked(&self, server: &Server) -> SocketAddrV4 {
+        server.health_address.unwrap_or_else(|| {
+            let port = self.port.unwrap_or(server.address.port());
+            SocketAddrV4::new(*server.address.ip(), port)
+        })
     }
 
     pub(super) fn to_raw(&self) -> RawHealth {
@@ -175,6 +206,7 @@ impl Health {
             rise: unless(spec.rise, RISE, i64::from),
             fall: unless(spec.fall, FALL, i64::from),
             port: self.port.map(i64::from),
+            via: word(self.way, &VIA),
             start: word(self.starts_up, &START),
             slow_start: span(self.slow_start, Duration::ZERO),
             on_down: word(self.on_down, &ON_DOWN),

@@ -8,7 +8,9 @@ use super::problem::{Place, Problem};
 use super::raw::{RawPool, RawPort, RawRoute};
 use super::units::{parse_address, parse_addresses, parse_interface, parse_network};
 use super::validate::{Unique, choice, name, number, parsed, required, unless};
-use super::{Device, KernelInterface, Pool, Port, StaticRoute, SteeringChoice};
+use super::{Config, Device, KernelInterface, Pool, Port, StaticRoute, SteeringChoice};
+use crate::ids::PortIx;
+use crate::service::route::{Route, Routes};
 
 /// Ports at most; `PortIx` is a byte, and every worker polls every port.
 const PORTS_MAX: usize = 32;
@@ -475,5 +477,36 @@ impl Pool {
             name: Some(self.name.clone()),
             addresses: Some(ranges.into_iter().map(text).collect()),
         }
+    }
+}
+
+impl Config {
+    /// Connected networks, static routes, default gateways, in this order.
+    pub(in crate::control) fn forwarding(&self) -> Routes {
+        let ports = || (0..).map(PortIx).zip(&self.ports);
+        let connected = ports().flat_map(|(port, info)| {
+            info.addresses.iter().map(move |net| Route {
+                to: net.trunc(),
+                via: None,
+                port,
+            })
+        });
+        let fixed = self.routes.iter().filter_map(|route| {
+            let on_link = |info: &Port| info.addresses.iter().any(|net| net.contains(&route.via));
+            let (port, _) = ports().find(|(_, info)| on_link(info))?;
+            Some(Route {
+                to: route.to,
+                via: Some(route.via),
+                port,
+            })
+        });
+        let default = ports().filter_map(|(port, info)| {
+            Some(Route {
+                to: Ipv4Net::default(),
+                via: Some(info.gateway?),
+                port,
+            })
+        });
+        Routes::new(connected.chain(fixed).chain(default).collect())
     }
 }

@@ -8,7 +8,7 @@ use super::problem::{Place, Problem, nearest};
 use super::raw::{RawServer, RawService, RawTimeouts};
 use super::units::{format_duration, parse_duration, parse_endpoint};
 use super::validate::{Unique, choice, name, number, parsed, required, unless};
-use super::{AdminState, Config, Health, Protocol, Server, Service};
+use super::{AdminState, Config, Health, Protocol, Server, Service, Way};
 use crate::conntrack::timeouts::Timeouts;
 use crate::service::schedule::Scheduler;
 use crate::service::snapshot::Answer;
@@ -157,6 +157,7 @@ pub(super) fn services(
         own.insert(*service.vip.ip(), format!("of service {}", service.name));
     }
     check_servers(&at, &services, &own, config, warnings)?;
+    check_health(root, &services, config, warnings)?;
     Ok(services)
 }
 
@@ -197,6 +198,60 @@ fn check_servers(
                     )));
                 }
             }
+        }
+    }
+    Ok(())
+}
+
+/// Checks that go through ports need an interface of the kernel there, and it
+/// has to let them through.
+fn check_health(
+    root: &Place<'_>,
+    services: &[Service],
+    config: &Config,
+    warnings: &mut Vec<Problem>,
+) -> Result<(), Problem> {
+    let at = root.key("service");
+    let routes = config.forwarding();
+    let mut packets = vec![0.0; config.ports.len()];
+    for (index, service) in services.iter().enumerate() {
+        let health = service.health.as_ref();
+        let Some(health) = health.filter(|health| health.way == Way::Port) else {
+            continue;
+        };
+        let at = at.item(index, &service.name);
+        for server in &service.servers {
+            let to = *health.asked(server).ip();
+            let unreachable = |why: String| {
+                Err(at.key("health").key("via").problem(format!(
+                    "server {} can't be checked through a port: {why}, or via = \"host\"",
+                    server.name
+                )))
+            };
+            let Some(hop) = routes.lookup(to) else {
+                return unreachable(format!("no port leads to {to}; give it a [[route]]"));
+            };
+            let port = &config.ports[hop.port.ix()];
+            if port.kernel.is_none() {
+                let name = &port.name;
+                return unreachable(format!(
+                    "port {name} has no interface of the kernel; give it a kernel-interface"
+                ));
+            }
+            packets[hop.port.ix()] +=
+                f64::from(health.packets()) / health.spec.interval.as_secs_f64();
+        }
+    }
+    let at = root.key("port");
+    for (index, (port, packets)) in config.ports.iter().zip(packets).enumerate() {
+        let rate = port.kernel.as_ref().map_or(u32::MAX, |kernel| kernel.rate);
+        if packets > f64::from(rate) {
+            let at = at.item(index, &port.name);
+            warnings.push(at.key("kernel-rate").problem(format!(
+                "is {rate}, and health checks alone bring in up to {packets:.0} packets a second; \
+                 what is dropped fails checks: give {:.0}",
+                2.0 * packets
+            )));
         }
     }
     Ok(())

@@ -678,7 +678,7 @@ const ROWS: &[(&str, &str, &str)] = &[
     (
         "[service.timeouts]",
         "[service.health]\ncheck = \"tcp\"\nvia = \"prot\"\n[service.timeouts]",
-        r#"f:30: service[web].health.via: "prot" is not known; give "host""#,
+        r#"f:30: service[web].health.via: "prot" is not known; did you mean "port"?"#,
     ),
     (
         "[service.timeouts]",
@@ -791,6 +791,16 @@ const ROWS: &[(&str, &str, &str)] = &[
         r#"f:30: service[web].health.expect: "hex:" is no payload; give text, or bytes such as "hex:0a0b""#,
     ),
     (
+        "[service.timeouts]",
+        "[service.health]\ncheck = \"tcp\"\n[service.timeouts]",
+        r#"f:28: service[web].health.via: server a can't be checked through a port: port lan has no interface of the kernel; give it a kernel-interface, or via = "host""#,
+    ),
+    (
+        "[[route]]\nto = \"10.9.0.0/16\"",
+        "[[service]]\nname = \"far\"\nvip = \"10.0.0.101:80\"\n[service.health]\ncheck = \"icmp\"\n[[service.server]]\nname = \"x\"\naddress = \"10.9.0.1:80\"\n[[route]]\nto = \"10.9.0.0/16\"",
+        r#"f:19: service[far].health.via: server x can't be checked through a port: port lan has no interface of the kernel; give it a kernel-interface, or via = "host""#,
+    ),
+    (
         "weight = 3",
         "health-address = \"10.0.1.102\"",
         r#"f:38: service[web].server[b].health-address: "10.0.1.102" lacks a port; give ADDRESS:PORT, such as "10.0.1.102:80""#,
@@ -859,7 +869,7 @@ fn what_looks_unintended_is_a_warning() {
         ),
         (
             "[service.timeouts]",
-            "scheduler = \"rr\"\n[service.health]\ncheck = \"tcp\"\nslow-start = \"1m\"\n[service.timeouts]",
+            "scheduler = \"rr\"\n[service.health]\ncheck = \"tcp\"\nslow-start = \"1m\"\nvia = \"host\"\n[service.timeouts]",
             "f:31: service[web].health.slow-start: has no effect with scheduler \"rr\", which knows no weights; give \"wrr\"",
         ),
         (
@@ -881,6 +891,28 @@ fn what_looks_unintended_is_a_warning() {
     assert_eq!(
         checked.warnings[0].to_string(),
         "f:36: service[web].server[b].address: no route leads to 192.0.2.1; add a [[route]] or a gateway to a port"
+    );
+}
+
+#[test]
+fn checks_go_by_the_kernel_s_interface_and_have_to_fit() {
+    let warnings = |rate: &str| {
+        let port = format!("[\"10.0.1.1/24\"]\nkernel-interface = \"k1\"\n{rate}");
+        let health = "[service.health]\ncheck = \"https\"\n[service.timeouts]";
+        let text =
+            GOOD.replacen("[\"10.0.1.1/24\"]", &port, 1)
+                .replacen("[service.timeouts]", health, 1);
+        let checked = Config::parse("f", &text).unwrap_or_else(|problem| panic!("{problem}"));
+        let warnings = checked.warnings.iter().map(Problem::to_string);
+        warnings.collect::<Vec<_>>()
+    };
+    assert_eq!(warnings(""), [""; 0]);
+    assert_eq!(
+        warnings("kernel-rate = 1"),
+        [
+            "f:16: port[lan].kernel-rate: is 1, and health checks alone bring in up to 9 packets a \
+             second; what is dropped fails checks: give 18"
+        ]
     );
 }
 
@@ -927,7 +959,7 @@ fn services_are_added_edited_and_deleted() {
     );
     assert_eq!(config.services[0].servers.len(), 2);
     let edit = |json| service(serde_json::json!({"health": json}));
-    let checked = edit(serde_json::json!({"check": "http", "rise": 5}));
+    let checked = edit(serde_json::json!({"check": "http", "rise": 5, "via": "host"}));
     let config = config.edit_service("web", checked).expect("edited").config;
     let rarely = edit(serde_json::json!({"interval": "10s"}));
     let config = config.edit_service("web", rarely).expect("edited").config;
@@ -1085,6 +1117,7 @@ fn any_health() -> impl Strategy<Value = RawHealth> {
                 let http = check.starts_with("http");
                 let udp = check == "udp";
                 RawHealth {
+                    via: Some("host".to_owned()),
                     check: Some(check.to_owned()),
                     interval: owned(interval),
                     start: owned(start),

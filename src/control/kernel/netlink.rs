@@ -129,6 +129,29 @@ impl Netlink {
         or_errno(self.request(message, NLM_F_ACK), libc::ESRCH)
     }
 
+    /// Whether the kernel sends what is for `to` and leaves by an interface
+    /// through a router. Where it has no route it takes `to` for a neighbour.
+    pub(super) fn has_router(&mut self, index: u32, to: Ipv4Addr) -> io::Result<bool> {
+        let mut route = RouteMessage::default();
+        route.header.address_family = AddressFamily::Inet;
+        route.header.destination_prefix_length = 32;
+        route.attributes = vec![
+            RouteAttribute::Destination(RouteAddress::Inet(to)),
+            RouteAttribute::Oif(index),
+        ];
+        let answers = self.request(RouteNetlinkMessage::GetRoute(route), 0)?;
+        let is_router = |attribute: &RouteAttribute| {
+            matches!(
+                attribute,
+                RouteAttribute::Gateway(_) | RouteAttribute::Via(_)
+            )
+        };
+        Ok(answers.iter().any(|answer| match answer {
+            RouteNetlinkMessage::NewRoute(route) => route.attributes.iter().any(is_router),
+            _ => false,
+        }))
+    }
+
     /// Sends a request and reads its answers.
     fn request(
         &mut self,

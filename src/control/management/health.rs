@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::Management;
 use super::notices::{NoticeLog, server_title};
 use crate::control::api;
-use crate::control::config::{self, AdminState, OnDown, Protocol};
+use crate::control::config::{self, AdminState, Config, OnDown, Protocol, Way};
 use crate::control::metrics::HealthRow;
 use crate::control::state::{ServiceKey, State};
 use crate::health::spec::Check;
@@ -20,6 +20,7 @@ use crate::health::{
     Change, CheckId, Checker, FULL_SHARE, Ramp, Record, Target, Totals, Verdict, Via,
 };
 use crate::ids::ServerIx;
+use crate::service::route::Routes;
 
 /// A server, whatever its name.
 type Key = (ServiceKey, SocketAddrV4);
@@ -99,9 +100,10 @@ impl Health {
     /// keeps its verdict. The rows of the metrics.
     fn configure(&mut self, state: &State, now: Instant) -> Vec<HealthRow> {
         let mut rows = Vec::new();
+        let (config, routes) = (state.config(), &state.snapshot().routes);
         let mut gone = std::mem::take(&mut self.ids);
         let mut services = std::mem::take(&mut self.services);
-        for service in &state.config().services {
+        for service in &config.services {
             let Some(health) = &service.health else {
                 continue;
             };
@@ -118,9 +120,10 @@ impl Health {
                 let Some(ix) = state.server(service_key, server.address) else {
                     continue;
                 };
+                let address = health.asked(server);
                 let target = Arc::new(Target {
-                    address: asked(health, server),
-                    via: Via::Host,
+                    address,
+                    via: via(config, routes, health, *address.ip()),
                     check: Arc::clone(&shared.0),
                 });
                 let id = match gone.remove(&key) {
@@ -282,7 +285,7 @@ impl Health {
             _ => "",
         };
         let line = match (was_up, change.verdict.is_up()) {
-            (_, true) => format!("{title} passes its health checks again"),
+            (_, true) => format!("{title} passes its health checks"),
             (true, false) => format!("{title} fails its health checks: {reason}{goes_on}"),
             (false, false) => format!("{title} does not answer its health checks: {reason}"),
         };
@@ -344,12 +347,21 @@ impl Server {
     }
 }
 
-/// Where a server's health is asked for.
-fn asked(health: &config::Health, server: &config::Server) -> SocketAddrV4 {
-    server.health_address.unwrap_or_else(|| {
-        let port = health.port.unwrap_or(server.address.port());
-        SocketAddrV4::new(*server.address.ip(), port)
-    })
+/// How a check leaves the gateway. With validated configurations there is an
+/// interface where one is wanted.
+fn via(config: &Config, routes: &Routes, health: &config::Health, to: Ipv4Addr) -> Via {
+    let wanted = routes.lookup(to).filter(|_| health.way == Way::Port);
+    let found = wanted.and_then(|hop| {
+        let port = config.ports.get(hop.port.ix())?;
+        let mut addresses = port.addresses.iter();
+        let near = addresses.find(|net| net.contains(&hop.addr));
+        Some(Via::Interface {
+            name: port.kernel.as_ref()?.name.clone(),
+            source: near.or(port.addresses.first())?.addr(),
+            router: (hop.addr != to).then_some(hop.addr),
+        })
+    });
+    found.unwrap_or(Via::Host)
 }
 
 impl Management {

@@ -5,14 +5,12 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
-use ipnet::Ipv4Net;
 
 use super::sets::SetKey;
 use super::{ServerSlot, ServiceKey, ServiceSlot, State, locals};
 use crate::control::config::{self, AdminState, AllDown, Config};
 use crate::health::FULL_SHARE;
-use crate::ids::{PortIx, ServerIx, ServiceIx};
-use crate::service::route::{Route, Routes};
+use crate::ids::{ServerIx, ServiceIx};
 use crate::service::schedule::{Candidate, Plan};
 use crate::service::snapshot::{KernelPort, Server, ServerState, Service};
 
@@ -28,7 +26,7 @@ impl State {
             info.addresses.clone_from(&port.addresses);
             info.gateway = port.gateway;
         }
-        let routes = routes(config);
+        let routes = config.forwarding();
         if changed || routes != self.routes {
             self.routes = routes;
             self.route_generation += 1;
@@ -285,34 +283,4 @@ impl<'a> Unchanged<'a> {
         let old = self.services.get(&(service.vip, service.protocol));
         old.is_some_and(|old| *old == service) && self.pools.contains(service.pool.as_str())
     }
-}
-
-/// Connected networks, static routes, default gateways, in this order.
-fn routes(config: &Config) -> Routes {
-    let ports = || (0..).map(PortIx).zip(&config.ports);
-    let connected = ports().flat_map(|(port, info)| {
-        info.addresses.iter().map(move |net| Route {
-            to: net.trunc(),
-            via: None,
-            port,
-        })
-    });
-    let fixed = config.routes.iter().filter_map(|route| {
-        let on_link =
-            |info: &config::Port| info.addresses.iter().any(|net| net.contains(&route.via));
-        let (port, _) = ports().find(|(_, info)| on_link(info))?;
-        Some(Route {
-            to: route.to,
-            via: Some(route.via),
-            port,
-        })
-    });
-    let default = ports().filter_map(|(port, info)| {
-        Some(Route {
-            to: Ipv4Net::default(),
-            via: Some(info.gateway?),
-            port,
-        })
-    });
-    Routes::new(connected.chain(fixed).chain(default).collect())
 }

@@ -6,6 +6,14 @@ use super::*;
 use crate::health::spec::{Ask, Check, Spec, Udp};
 use crate::health::{Totals, Via};
 
+pub(in crate::health) struct NoRoutes;
+
+impl HostRoutes for NoRoutes {
+    fn has_router(&mut self, _: &str, _: Ipv4Addr) -> io::Result<bool> {
+        Ok(false)
+    }
+}
+
 /// Far longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -40,7 +48,7 @@ fn listener() -> (TcpListener, SocketAddrV4) {
 
 #[test]
 fn a_server_that_goes_and_comes_is_told_of_and_recorded() {
-    let (checker, changes) = Checker::start().expect("started");
+    let (checker, changes) = Checker::start(Box::new(NoRoutes)).expect("started");
     let (server, address) = listener();
     let (id, facts) = (CheckId(7), record());
     checker.put(
@@ -89,7 +97,7 @@ fn probe_cause(name: &str) -> usize {
 
 #[test]
 fn a_check_that_is_made_otherwise_keeps_its_trend() {
-    let (checker, changes) = Checker::start().expect("started");
+    let (checker, changes) = Checker::start(Box::new(NoRoutes)).expect("started");
     let (_server, up) = listener();
     let (gone, down) = listener();
     drop(gone);
@@ -111,12 +119,13 @@ fn a_check_that_is_made_otherwise_keeps_its_trend() {
 
 #[test]
 fn what_this_host_can_t_do_says_nothing_about_a_server() {
-    let (checker, changes) = Checker::start().expect("started");
+    let (checker, changes) = Checker::start(Box::new(NoRoutes)).expect("started");
     let (_server, address) = listener();
     let mut nowhere = (*target(address, Ask::Udp(Udp::default()))).clone();
     nowhere.via = Via::Interface {
         name: "fg-not-there".into(),
         source: Ipv4Addr::LOCALHOST,
+        router: None,
     };
     let facts = record();
     checker.put(
@@ -138,7 +147,7 @@ fn what_this_host_can_t_do_says_nothing_about_a_server() {
 
 #[test]
 fn many_checks_share_the_thread() {
-    let (checker, changes) = Checker::start().expect("started");
+    let (checker, changes) = Checker::start(Box::new(NoRoutes)).expect("started");
     let (_server, up) = listener();
     let (gone, down) = listener();
     drop(gone);

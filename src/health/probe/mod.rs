@@ -18,7 +18,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::spec::Ask;
 use super::trend::Outcome;
-use super::{Target, Via};
+use super::{HostRoutes, Target, Via};
 
 macro_rules! causes {
     ($($(#[$doc:meta])* $id:ident = $name:literal,)*) => {
@@ -129,7 +129,12 @@ pub(super) trait Probe: Send {
 ///
 /// # Errors
 /// It is over already.
-pub(super) fn start(target: &Arc<Target>, nonce: u64) -> Result<Box<dyn Probe>, Ending> {
+pub(super) fn start(
+    target: &Arc<Target>,
+    nonce: u64,
+    routes: &mut dyn HostRoutes,
+) -> Result<Box<dyn Probe>, Ending> {
+    check_route(target, routes)?;
     let spec = &target.check.spec;
     Ok(match &spec.ask {
         Ask::Tcp => Box::new(tcp::Connect::start(target)?),
@@ -137,6 +142,27 @@ pub(super) fn start(target: &Arc<Target>, nonce: u64) -> Result<Box<dyn Probe>, 
         Ask::Udp(udp) => Box::new(udp::Datagram::start(target, udp)?),
         Ask::Icmp => Box::new(icmp::Echo::start(target, nonce)?),
     })
+}
+
+/// What goes through a router has to be known to go there.
+fn check_route(target: &Target, routes: &mut dyn HostRoutes) -> Result<(), Ending> {
+    let Via::Interface {
+        name,
+        router: Some(router),
+        ..
+    } = &target.via
+    else {
+        return Ok(());
+    };
+    let to = *target.address.ip();
+    let known = routes.has_router(name, to);
+    match known.map_err(unmade("the host's routes"))? {
+        true => Ok(()),
+        false => Err(Ending::Unmade(format!(
+            "the host has no route to {to}; give it one, such as by \
+             \"ip route add {to} via {router} dev {name}\""
+        ))),
+    }
 }
 
 fn unmade(doing: &str) -> impl Fn(io::Error) -> Ending {
@@ -147,7 +173,7 @@ fn unmade(doing: &str) -> impl Fn(io::Error) -> Ending {
 fn open(kind: Type, protocol: Protocol, via: &Via) -> Result<Socket, Ending> {
     let socket =
         Socket::new(Domain::IPV4, kind.nonblocking(), Some(protocol)).map_err(unmade("socket"))?;
-    if let Via::Interface { name, source } = via {
+    if let Via::Interface { name, source, .. } = via {
         socket
             .bind_device(Some(name.as_bytes()))
             .map_err(unmade(&format!("interface {name}")))?;

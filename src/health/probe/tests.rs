@@ -12,6 +12,7 @@ use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
 
 use super::*;
+use crate::health::checker::tests::NoRoutes;
 use crate::health::spec::{Ask, Authorities, Check, Http, Spec, StatusRanges, Tls, Udp};
 
 /// Of checks that end by themselves, long enough for any machine.
@@ -36,7 +37,7 @@ fn target(port: u16, ask: Ask, timeout: Duration) -> Arc<Target> {
 /// How one check ends.
 fn check(port: u16, ask: Ask, timeout: Duration) -> Ending {
     let target = target(port, ask, timeout);
-    let mut probe = match start(&target, 42) {
+    let mut probe = match start(&target, 42, &mut NoRoutes) {
         Ok(probe) => probe,
         Err(ending) => return ending,
     };
@@ -106,6 +107,25 @@ fn request(stream: &mut impl Read) -> String {
         text.extend(byte);
     }
     String::from_utf8_lossy(&text).into_owned()
+}
+
+#[test]
+fn behind_a_router_that_the_host_does_not_know() {
+    let mut target = (*target(80, Ask::Tcp, LONG)).clone();
+    let router = Ipv4Addr::new(192, 0, 2, 254);
+    target.via = Via::Interface {
+        name: "fglan".into(),
+        source: Ipv4Addr::new(192, 0, 2, 1),
+        router: Some(router),
+    };
+    let Err(ending) = start(&Arc::new(target), 1, &mut NoRoutes) else {
+        panic!("it began")
+    };
+    assert_eq!(
+        said(ending),
+        "unmade: the host has no route to 127.0.0.1; give it one, such as by \
+         \"ip route add 127.0.0.1 via 192.0.2.254 dev fglan\""
+    );
 }
 
 #[test]

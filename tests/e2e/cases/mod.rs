@@ -6,6 +6,7 @@ mod bulk;
 mod drivers;
 mod exception;
 mod forward;
+mod health;
 mod hostile;
 mod icmp;
 mod metrics;
@@ -38,6 +39,7 @@ pub fn all() -> Vec<Case> {
     privileges::list(&mut cases);
     top::list(&mut cases);
     metrics::list(&mut cases);
+    health::list(&mut cases);
     startup::list(&mut cases);
     exception::list(&mut cases);
     announce::list(&mut cases);

@@ -18,6 +18,40 @@ impl Nginx {
     /// Starts server `name` on `address` inside `netns`, with its files under
     /// `directory`, and waits until it accepts connections.
     pub fn start(netns: &Netns, directory: &Path, name: &str, address: SocketAddrV4) -> Self {
+        Self::start_with(
+            netns,
+            directory,
+            name,
+            address,
+            &format!("{address} backlog=4096"),
+            "",
+        )
+    }
+
+    /// The same over TLS, with the certificate and key `<name>.crt` and
+    /// `<name>.key` of the directory.
+    pub fn start_tls(netns: &Netns, directory: &Path, name: &str, address: SocketAddrV4) -> Self {
+        let path = directory.display();
+        let keys =
+            format!("ssl_certificate {path}/{name}.crt;\nssl_certificate_key {path}/{name}.key;\n");
+        Self::start_with(
+            netns,
+            directory,
+            name,
+            address,
+            &format!("{address} ssl"),
+            &keys,
+        )
+    }
+
+    fn start_with(
+        netns: &Netns,
+        directory: &Path,
+        name: &str,
+        address: SocketAddrV4,
+        listen: &str,
+        keys: &str,
+    ) -> Self {
         let prefix = directory.join(format!("nginx-{name}"));
         fs::create_dir(&prefix).expect("make nginx's directory");
         let path = prefix.display();
@@ -31,7 +65,7 @@ impl Nginx {
                fastcgi_temp_path {path}/fastcgi;\nuwsgi_temp_path {path}/uwsgi;\n\
                scgi_temp_path {path}/scgi;\n\
                server {{\n\
-                 listen {address} backlog=4096;\n\
+                 listen {listen};\n{keys}\
                  default_type text/plain;\n\
                  location / {{ return 200 \"{name} $remote_addr:$remote_port\\n\"; }}\n\
                }}\n\

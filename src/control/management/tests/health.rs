@@ -5,7 +5,7 @@ use std::sync::mpsc::Sender;
 
 use super::*;
 use crate::control::config::Problem;
-use crate::health::{Change, CheckId, Checker, Order, Verdict};
+use crate::health::{Change, CheckId, Checker, Order, Verdict, Via};
 use crate::service::snapshot::ServerState;
 
 /// The checkers' other ends, one for each that was started.
@@ -98,7 +98,8 @@ impl Fixture {
 }
 
 fn with_health(keys: &str) -> Result<String, Problem> {
-    let health = format!("[service.health]\ncheck = \"tcp\"\n{keys}\n[[service.server]]");
+    let health =
+        format!("[service.health]\ncheck = \"tcp\"\nvia = \"host\"\n{keys}\n[[service.server]]");
     let text = CONFIG.replacen("[[service.server]]", &health, 1);
     let text =
         format!("{text}\n[[service.server]]\nname = \"b\"\naddress = \"192.0.2.102:8080\"\n");
@@ -214,6 +215,28 @@ fn servers_may_begin_down_and_be_asked_elsewhere() {
     fixture.ask("server.edit", edit);
     fixture.states();
     assert_eq!(fixture.orders(), ["1 tcp 192.0.2.77:82 down"]);
+}
+
+#[test]
+fn checks_leave_by_the_port_that_leads_there() {
+    let text = with_health("").unwrap_or_default();
+    let text = text
+        .replace("via = \"host\"", "via = \"port\"")
+        .replace("[[pool]]", "kernel-interface = \"fgwan\"\n[[pool]]")
+        .replace("192.0.2.102:8080", "203.0.113.9:8080");
+    let fixture = Fixture::with(&text, metrics::Setup::default());
+    let checkers = fixture.checkers.lock().expect("no panic");
+    let via = |order| match order {
+        Order::Put { target, .. } => Some(target.via.clone()),
+        _ => None,
+    };
+    let found: Vec<_> = checkers[0].0.try_iter().filter_map(via).collect();
+    let interface = |router: Option<[u8; 4]>| Via::Interface {
+        name: "fgwan".into(),
+        source: [192, 0, 2, 1].into(),
+        router: router.map(Into::into),
+    };
+    assert_eq!(found, [interface(None), interface(Some([192, 0, 2, 254]))]);
 }
 
 #[test]

@@ -12,7 +12,7 @@ fn checked(keys: &str, servers: &[(u8, u32)]) -> Config {
         .map(|&(server, weight)| (server, (weight, "up")))
         .collect();
     let mut config = config(&BTreeMap::from([(1, servers)]), POOL, "");
-    let keys = format!("check = \"tcp\"\n{keys}");
+    let keys = format!("check = \"tcp\"\nvia = \"host\"\n{keys}");
     let text = format!("{}\n[service.health]\n{keys}", config.to_toml());
     // The service is the last table of the file but for its servers.
     let (head, service) = text.split_once("[[service.server]]").expect("a server");
