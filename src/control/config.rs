@@ -28,6 +28,7 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 
 pub use edit::request;
+pub(super) use health::try_health;
 pub use health::{AllDown, Health, OnDown, Way};
 pub(super) use network::POOL_MAX;
 pub use problem::Problem;

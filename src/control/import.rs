@@ -3,6 +3,7 @@
 //! the command line calls it. Nothing here reads a file or fails: what can't be
 //! carried over is a [`Note`] with the line it stands on.
 
+mod checks;
 mod ipvsadm;
 mod keepalived;
 mod syntax;
@@ -14,6 +15,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 pub use ipvsadm::ipvsadm;
 pub use keepalived::keepalived;
 
+use self::checks::Check;
+use super::config::raw::RawHealth;
 use super::config::{POOL_MAX, Protocol, Runtime, parse_addresses, parse_endpoint};
 use crate::service::schedule::Scheduler;
 
@@ -31,6 +34,9 @@ const PORTS: &str = "\
 #device = \"0000:03:00.1\"
 #addresses = [\"198.18.0.2/16\"]
 ";
+/// Lines of it after which something may follow.
+const WAN: &str = "#name = \"wan\"";
+const LAN: &str = "#name = \"lan\"";
 const POOL: &str = "
 #[[pool]]
 #name = \"default\"
@@ -99,6 +105,8 @@ impl Forwarding {
 
 struct Service {
     line: usize,
+    /// How its servers are checked.
+    health: Option<RawHealth>,
     vip: SocketAddrV4,
     protocol: Protocol,
     scheduler: Scheduler,
@@ -113,6 +121,8 @@ struct Server {
     line: usize,
     address: SocketAddrV4,
     weight: u32,
+    /// Where its health is asked for, if not there.
+    health_address: Option<SocketAddrV4>,
 }
 
 /// A service in the draft.
@@ -168,6 +178,7 @@ impl Draft {
             vip,
             protocol,
             scheduler,
+            health: None,
             servers: Vec::new(),
             told: Vec::new(),
             locals: Vec::new(),
@@ -218,7 +229,43 @@ impl Draft {
             line,
             address,
             weight: kept as u32,
+            health_address: None,
         });
+    }
+
+    /// The check of the last server of a service: all of them get that of the
+    /// first one that has any.
+    fn check(&mut self, Handle(service): Handle, server: &str, check: &Check) {
+        let Ok(address) = endpoint(server) else {
+            return;
+        };
+        let service = &mut self.services[service];
+        let Some(server) = service.servers.iter_mut().find(|s| s.address == address) else {
+            return;
+        };
+        let known = service.health.get_or_insert_with(|| check.raw.clone());
+        let differs = *known != check.raw;
+        let own = address.port().to_string();
+        let ip = check.ip.clone().unwrap_or_else(|| address.ip().to_string());
+        let asked = format!("{ip}:{}", check.port.as_ref().unwrap_or(&own));
+        let wrong = match endpoint(&asked) {
+            Ok(asked) if asked == address => None,
+            Ok(asked) => {
+                server.health_address = Some(asked);
+                None
+            }
+            Err(why) => Some(format!("connect_ip and connect_port left out: {why}")),
+        };
+        if differs {
+            self.note(
+                check.line,
+                "the check differs from that of a server before it; all servers of a service get \
+                 the first one",
+            );
+        }
+        if let Some(wrong) = wrong {
+            self.note(check.line, wrong);
+        }
     }
 
     /// Local addresses of a service: one, a range, or `ADDRESS/LENGTH`.
@@ -252,7 +299,13 @@ impl Draft {
              # \"fullgate check FILE\". docs/configuration.md explains every key.\n\n"
         );
         toml.push_str(&self.runtime());
-        toml.push_str(PORTS);
+        let checked = self.services.iter().any(|own| own.health.is_some());
+        toml.push_str(&match checked {
+            true => PORTS
+                .replace(WAN, &format!("{WAN}\n#kernel-interface = \"fgwan\""))
+                .replace(LAN, &format!("{LAN}\n#kernel-interface = \"fglan\"")),
+            false => PORTS.to_owned(),
+        });
         if pools.is_empty() {
             toml.push_str(POOL);
         }
@@ -323,6 +376,20 @@ impl Draft {
                 }
                 !clash
             });
+            for server in &mut service.servers {
+                let taken =
+                    |asked: &SocketAddrV4| vips.contains(asked.ip()) || locals.contains(asked.ip());
+                if server
+                    .health_address
+                    .take_if(|asked| taken(asked))
+                    .is_some()
+                {
+                    notes.push(Note {
+                        line: server.line,
+                        text: "connect_ip left out: it is the gateway's own".into(),
+                    });
+                }
+            }
         }
     }
 
@@ -402,12 +469,20 @@ impl Service {
         if let Some(pool) = pool {
             let _ = writeln!(toml, "pool = \"{pool}\"");
         }
+        if let Some(health) = &self.health {
+            // Texts and numbers under keys always have a TOML form.
+            let keys = toml::to_string(health).unwrap_or_default();
+            let _ = write!(toml, "\n[service.health]\n{keys}");
+        }
         for server in &self.servers {
             let _ = write!(
                 toml,
                 "\n[[service.server]]\naddress = \"{}\"\nweight = {}\n",
                 server.address, server.weight
             );
+            if let Some(asked) = server.health_address {
+                let _ = writeln!(toml, "health-address = \"{asked}\"");
+            }
         }
     }
 }

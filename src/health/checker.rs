@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::probe::{self, Ending, Probe};
 use super::record::Record;
@@ -59,6 +60,7 @@ impl Checker {
     /// # Errors
     /// The kernel has no poll set or thread to give.
     pub fn start(routes: Box<dyn HostRoutes>) -> io::Result<(Self, Receiver<Change>)> {
+        raise_file_limit();
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let (orders, ordered) = mpsc::channel();
@@ -178,6 +180,19 @@ struct Rounds {
     spread: u64,
     nonce: u64,
     routes: Box<dyn HostRoutes>,
+}
+
+/// Each check takes a descriptor; the usual limit of 1,024 is one of select(2),
+/// which nothing here calls.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        log::warn!("health checks: the limit of open files stays as it is: {error}");
+    }
 }
 
 /// Where in its interval the `n`th of many checks begins: any number of

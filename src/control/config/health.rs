@@ -243,6 +243,20 @@ impl Health {
     }
 }
 
+/// Whether a file could have this.
+///
+/// # Errors
+/// What is wrong with it.
+pub(in crate::control) fn try_health(raw: &RawHealth) -> Result<(), Problem> {
+    Health::from_raw(
+        &Place::Root,
+        raw,
+        Scheduler::WeightedRoundRobin,
+        &mut Vec::new(),
+    )
+    .map(drop)
+}
+
 const METHOD: &str = "GET";
 const PATH: &str = "/";
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
+use super::checks::{self, SETTINGS, is_check};
 use super::ipvsadm::persistence;
 use super::syntax::{Statement, statements};
 use super::{Draft, Forwarding, Handle, Imported};
@@ -95,6 +96,7 @@ fn virtual_server(
         match inner.key() {
             "protocol" | "lb_algo" | "lvs_sched" | "lb_kind" | "lvs_method" | "real_server" => {}
             "laddr_group_name" => local_addresses(draft, inner, &services, locals),
+            key if SETTINGS.contains(&key) && has_checks(statement) => {}
             key => {
                 let text = setting(key, inner);
                 draft.note(inner.line, text);
@@ -104,8 +106,17 @@ fn virtual_server(
     let kind = value(["lb_kind", "lvs_method"]);
     let servers = statement.children().iter();
     for server in servers.filter(|inner| inner.key() == "real_server") {
-        real_server(draft, server, kind, &services);
+        real_server(draft, server, statement, kind, &services);
     }
+}
+
+/// Whether a server of it has a check that is carried over.
+fn has_checks(statement: &Statement) -> bool {
+    let mut servers = statement.children().iter();
+    servers.any(|server| {
+        let mut inner = server.children().iter();
+        server.key() == "real_server" && inner.any(|inner| is_check(inner.key()))
+    })
 }
 
 /// The addresses of a virtual server and the lines they stand on.
@@ -217,16 +228,15 @@ fn setting(key: &str, statement: &Statement) -> String {
         "ops" => "one-packet scheduling left out: datagrams of one client port stay at one server \
                   until timeouts.udp"
             .into(),
-        "delay_loop" | "delay_before_retry" | "retry" | "connect_timeout" | "warmup" => {
-            format!("{given} left out: active health checks are not carried over yet")
+        "delay_loop" | "retry" | "connect_timeout" | "virtualhost" => {
+            format!("{given} left out: no server has a check that is carried over")
         }
         "inhibit_on_failure" => {
             "inhibit_on_failure left out: a server that fails keeps its connections".into()
         }
-        _ if key.ends_with("_CHECK") || key == "HTTP_GET" || key == "SSL_GET" => format!(
-            "{key} left out: active health checks are not carried over yet; fail-after takes out \
-             a TCP server that does not answer"
-        ),
+        _ if key.ends_with("_CHECK") => {
+            format!("{key} left out: checks are \"tcp\", \"http\", \"https\", \"udp\" and \"icmp\"")
+        }
         _ => format!("{given} left out"),
     }
 }
@@ -234,10 +244,12 @@ fn setting(key: &str, statement: &Statement) -> String {
 fn real_server(
     draft: &mut Draft,
     statement: &Statement,
+    service: &Statement,
     kind: Option<&str>,
     services: &[(Handle, String)],
 ) {
     let line = statement.line;
+    let check = checks::read(draft, statement, service);
     let (mut weight, mut kind) = (1, kind.unwrap_or("NAT"));
     for inner in statement.children() {
         match inner.key() {
@@ -246,6 +258,8 @@ fn real_server(
                 Err(_) => draft.note(inner.line, "the weight is no number; it becomes 1"),
             },
             "lb_kind" | "lvs_method" => kind = inner.word(1),
+            key if is_check(key) => {}
+            key if SETTINGS.contains(&key) && check.is_some() => {}
             key => {
                 let text = setting(key, inner);
                 draft.note(inner.line, text);
@@ -269,5 +283,8 @@ fn real_server(
         };
         let address = with_port(statement.word(1), port);
         draft.server(line, *service, &address, weight, forwarding);
+        if let Some(check) = &check {
+            draft.check(*service, &address, check);
+        }
     }
 }

@@ -217,13 +217,10 @@ fn keepalived_files() {
             "tcp-203.0.113.1:80 203.0.113.1:80 wrr default [198.18.1.1:80*3 198.18.1.2:80*1]
              2: global_defs left out
              5: vrrp_instance left out: fullgate has no VRRP; it answers for its addresses itself
-             11: delay_loop 6 left out: active health checks are not carried over yet
              14: persistence of 50 s left out; scheduler = \"sh\" keeps a client at its server for as long as the servers stay the same
              16: sorry_server 198.18.1.9 80 left out: without a server, connections are reset at once
              17: direct routing becomes FULLNAT: each server has to listen on its own address, such as 198.18.1.1:80, needs the VIP on no interface, and sees local addresses instead of the clients'
-             19: TCP_CHECK left out: active health checks are not carried over yet; fail-after takes out a TCP server that does not answer
-             24: inhibit_on_failure left out: a server that fails keeps its connections
-             25: HTTP_GET left out: active health checks are not carried over yet; fail-after takes out a TCP server that does not answer",
+             25: the check differs from that of a server before it; all servers of a service get the first one",
         ),
         (
             "include /etc/keepalived/conf.d/*.conf\n\
@@ -280,6 +277,94 @@ fn keepalived_files() {
         ),
     ] {
         check(&keepalived(file), expected);
+    }
+}
+
+/// The checks of the first service of a file with one virtual server of this
+/// block, as TOML, where its servers are asked elsewhere, and the notes.
+fn checks(block: &str) -> (String, Vec<String>, Vec<String>) {
+    let file = format!("virtual_server 203.0.113.1 80 {{\nlb_kind FNAT\n{block}\n}}\n");
+    let imported = keepalived(&file);
+    let config = Config::parse("imported", &completed(&imported.toml))
+        .unwrap_or_else(|problem| panic!("{problem}\n{}", imported.toml))
+        .config;
+    let (_, rest) = imported
+        .toml
+        .split_once("[service.health]\n")
+        .unwrap_or_default();
+    let keys = rest.split("\n\n").next().unwrap_or_default().to_owned();
+    let servers = config.services[0].servers.iter();
+    let asked = servers.filter_map(|server| server.health_address.map(|asked| asked.to_string()));
+    let notes = imported.notes.iter().map(Note::to_string).collect();
+    (keys, asked.collect(), notes)
+}
+
+#[test]
+fn keepalived_checks_are_carried_over() {
+    let rows: [(&str, &str, &[&str], &[&str]); 7] = [
+        (
+            "delay_loop 6\nretry 3\nreal_server 198.18.1.1 80 { TCP_CHECK { connect_timeout 3 } }",
+            "check = \"tcp\"\ninterval = \"6000ms\"\ntimeout = \"3000ms\"\nrise = 1\nfall = 4",
+            &[],
+            &[],
+        ),
+        (
+            "delay_loop 2.5\nvirtualhost www.example.com\ninhibit_on_failure\n\
+             real_server 198.18.1.1 80 {\nHTTP_GET {\nconnect_port 81\nurl {\npath /health\n\
+             status_code 200-204 301\ndigest 0a\n}\nnb_get_retry 2\n}\n}\n\
+             real_server 198.18.1.2 80 {\nHTTP_GET {\nconnect_ip 198.18.1.9\nurl {\npath /health\n\
+             status_code 200-204 301\n}\nnb_get_retry 2\n}\n}",
+            "check = \"http\"\ninterval = \"2500ms\"\nrise = 1\nfall = 3\non-down = \"keep\"\n\
+             path = \"/health\"\nhost = \"www.example.com\"\nstatus = \"200-204,301\"",
+            &["198.18.1.1:81", "198.18.1.9:80"],
+            &["12: digest left out; body = \"TEXT\" looks for a text in the answer"],
+        ),
+        (
+            "real_server 198.18.1.1 443 {\nSSL_GET {\nurl { path / }\nurl { path /b }\n}\nMISC_CHECK { }\n}",
+            "check = \"https\"\nrise = 1\npath = \"/\"\nstatus = \"200-299\"",
+            &[],
+            &[
+                "6: url left out",
+                "8: MISC_CHECK left out: checks are \"tcp\", \"http\", \"https\", \"udp\" and \"icmp\"",
+            ],
+        ),
+        (
+            "real_server 198.18.1.1 53 {\nUDP_CHECK {\npayload 0a 0b\nrequire_reply ff\n}\nPING_CHECK { }\n}",
+            "check = \"udp\"\nrise = 1\nsend = \"hex:0a0b\"\nexpect = \"hex:ff\"",
+            &[],
+            &["8: PING_CHECK left out: a server has one check"],
+        ),
+        (
+            "delay_loop 5\nreal_server 198.18.1.1 80 {\nPING_CHECK { connect_timeout 10 }\n}",
+            "check = \"icmp\"\ninterval = \"5000ms\"\nrise = 1",
+            &[],
+            &["5: connect_timeout 10 left out: is 10s, and the interval 5s; give at most that"],
+        ),
+        (
+            "delay_loop soon\nreal_server 198.18.1.1 80 {\nTCP_CHECK { connect_port 0\nconnect_ip 203.0.113.1 }\n}",
+            "check = \"tcp\"\nrise = 1",
+            &[],
+            &[
+                "3: delay_loop soon left out: \"soon\" is no duration; give numbers with units, such as \"250ms\" or \"2h4m\"",
+                "5: connect_ip and connect_port left out: \"203.0.113.1:0\" has port 0; give a port from 1 to 65535",
+            ],
+        ),
+        (
+            "delay_loop 6\ninhibit_on_failure\nreal_server 198.18.1.1 80 {\nSMTP_CHECK { }\n}",
+            "",
+            &[],
+            &[
+                "3: delay_loop 6 left out: no server has a check that is carried over",
+                "4: inhibit_on_failure left out: a server that fails keeps its connections",
+                "6: SMTP_CHECK left out: checks are \"tcp\", \"http\", \"https\", \"udp\" and \"icmp\"",
+            ],
+        ),
+    ];
+    for (block, keys, asked, notes) in rows {
+        let found = checks(block);
+        assert_eq!(found.0.trim_end(), keys, "{block}");
+        assert_eq!(found.1, asked, "{block}");
+        assert_eq!(found.2, notes, "{block}");
     }
 }
 
@@ -345,6 +430,20 @@ fn word() -> impl Strategy<Value = String> {
             "\"",
             "#",
             "!",
+            "TCP_CHECK",
+            "HTTP_GET",
+            "SSL_GET",
+            "UDP_CHECK",
+            "url",
+            "path",
+            "/ok",
+            "status_code",
+            "connect_ip",
+            "connect_port",
+            "connect_timeout",
+            "delay_loop",
+            "retry",
+            "payload",
             "virtual_server",
             "virtual_server_group",
             "real_server",

@@ -80,9 +80,9 @@ fn until_up(lab: &mut Lab, service: &str, server: usize, up: bool) -> (Duration,
     })
 }
 
-/// How many requests of a load failed; none of the others took long, and those
-/// that matter came from these servers only.
-fn require_quick(load: Load, servers: &[&str]) -> usize {
+/// Which requests of a load failed; none of the others took long, and all of
+/// them were answered by these servers.
+fn require_quick(load: Load, servers: &[&str]) -> Vec<String> {
     let outcome = load.stop();
     let slowest = outcome.answers.iter().map(|answer| answer.elapsed).max();
     assert!(
@@ -91,7 +91,7 @@ fn require_quick(load: Load, servers: &[&str]) -> usize {
     );
     let seen = tally(outcome.answers.iter().map(|answer| &*answer.server));
     assert!(seen.keys().all(|name| servers.contains(name)), "{seen:?}");
-    outcome.failures.len()
+    outcome.failures
 }
 
 /// nginx on one of two servers is stopped and started again.
@@ -117,8 +117,13 @@ fn stops_and_starts(plan: &Plan) {
         "{elapsed:?}"
     );
     assert_eq!(reason, "connection refused");
-    // Those under way went with the server.
-    assert!(require_quick(load, &["s0", "s1"]) <= 2);
+    // Those under way went with the server, which closes one after the other.
+    let failures = require_quick(load, &["s0", "s1"]);
+    let reset = |failure: &String| failure.contains("Connection reset by peer");
+    assert!(
+        failures.len() < 10 && failures.iter().all(reset),
+        "{failures:?}"
+    );
     let listing = lab.fullgate().ctl(&["show", "services"]);
     assert!(
         listing.contains(" s0 (down, fails its checks for 0s: connection refused)"),
@@ -129,7 +134,7 @@ fn stops_and_starts(plan: &Plan) {
     load.progress(100);
     let before = listed(&mut lab, "web");
     let failures = &before[0]["failures"];
-    assert_eq!(require_quick(load, &["s1"]), 0);
+    assert_eq!(require_quick(load, &["s1"]), [""; 0]);
 
     std::fs::remove_dir_all(lab.directory().join("nginx-s0")).expect("nginx's directory");
     let load = Load::start(lab.client(), plan.client(), web.vip(), 1);
@@ -141,7 +146,7 @@ fn stops_and_starts(plan: &Plan) {
         s0.address,
     ));
     until_up(&mut lab, "web", 0, true);
-    assert_eq!(require_quick(load, &["s0", "s1"]), 0);
+    assert_eq!(require_quick(load, &["s0", "s1"]), [""; 0]);
     let after = listed(&mut lab, "web");
     assert_eq!(&after[0]["failures"], failures, "no SYN went to it before");
 
