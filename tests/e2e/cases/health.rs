@@ -41,17 +41,18 @@ pub fn list(cases: &mut Vec<Case>) {
         &[plan.clone(), two_workers],
         stops_and_starts,
     );
-    add(cases, "health::https", &[plan.clone()], https);
+    let one = std::slice::from_ref(&plan);
+    add(cases, "health::https", one, https);
     if let Some(case) = cases.last_mut() {
         case.needs.push(Need::Tool("openssl"));
     }
-    add(cases, "health::kinds", &[plan.clone()], kinds);
-    add(cases, "health::connections", &[plan.clone()], connections);
-    add(cases, "health::all_down", &[plan.clone()], all_down);
+    add(cases, "health::kinds", one, kinds);
+    add(cases, "health::connections", one, connections);
+    add(cases, "health::all_down", one, all_down);
     let far = Plan {
         far_server: true,
         servers: 1,
-        ..plan
+        ..plan.clone()
     };
     add(cases, "health::behind_a_router", &[far], behind_a_router);
 }
