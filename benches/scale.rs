@@ -276,8 +276,6 @@ fn main() {
         megabytes(resident() - before)
     );
 
-    let started = resident();
-
     println!(
         "\n{:40} {:>8} {:>7} {:>7} {:>7} {:>8} {:>5}   {:>7} {:>8}   {:>7} {:>8}",
         "poll rounds, microseconds",
@@ -294,8 +292,8 @@ fn main() {
     );
     let mut rounds = Rounds::new();
     fill(&mut rig, 0, lasting, 0, 5_000, &mut rounds);
-    rounds.report("32 SYNs, fresh memory");
-    let filled = resident() - started;
+    rounds.report("32 SYNs, table filled for the first time");
+    let filled = resident() - before;
 
     let mut rounds = Rounds::new();
     let mut numbers = Shuffled::below(lasting);
@@ -351,9 +349,9 @@ fn main() {
         u64::from(lasting + 2 * expiring)
     );
     println!(
-        "resident for {lasting} connections: {:.1} MB, {:.1} bytes each",
+        "resident, with {lasting} connections of {connections}: {:.1} MB, {:.1} bytes for each of all",
         megabytes(filled),
-        filled as f64 / f64::from(lasting)
+        filled as f64 / f64::from(connections)
     );
     println!(
         "packets dropped: {}; calls to the allocator while polling: {}",

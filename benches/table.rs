@@ -254,7 +254,9 @@ fn start(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("empty", connections), |b| {
             b.iter(|| {
                 let arena = Arena::anonymous(connections as usize).expect("memory");
-                black_box(ConnTable::new(arena, key, Millis(0)).expect("memory"));
+                let (mut table, _) = ConnTable::new(arena, key, Millis(0)).expect("memory");
+                table.populate().expect("memory");
+                black_box(table);
             });
         });
         let mut table = rig(connections).table;

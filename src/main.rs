@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use fullgate::arena::Arena;
+use fullgate::arena::{Arena, ArenaError};
 use fullgate::conntrack::hash::HashKey;
 use fullgate::conntrack::isn::IsnSecret;
 use fullgate::conntrack::table::ConnTable;
@@ -143,6 +143,7 @@ fn serve(config: Config, config_path: &Path) -> Result<(), Failure> {
     let socket = Listening::bind(&socket_path, access)?;
     privileges::after_start(&config).map_err(unneeded)?;
     let socket = socket.serve(Limits::DEFAULT, sender)?;
+    let (populated, tables) = mpsc::channel();
     let mut workers = Vec::with_capacity(count);
     let mut threads = Vec::with_capacity(count);
     let handovers = Handover::mesh(count, HANDOVER_DEPTH);
@@ -180,8 +181,14 @@ fn serve(config: Config, config_path: &Path) -> Result<(), Failure> {
             kernel: exception.as_ref().map(|thread| thread.rings(ix)),
             isn_secret: secret,
         };
-        threads.push(start(&eal, &config, setup, io, first, alive)?);
+        let populated = populated.clone();
+        threads.push(start(&eal, &config, setup, io, first, alive, populated)?);
         workers.push(link);
+    }
+
+    drop(populated);
+    for table in tables {
+        table?;
     }
 
     let management = Management::new(Setup {
@@ -438,14 +445,15 @@ fn table(config: &Config) -> Result<ConnTable, Failure> {
     Ok(table)
 }
 
-/// Starts a worker's thread.
+/// Starts a worker's thread, which reports when its table has its memory.
 fn start(
     eal: &Eal,
     config: &Config,
-    setup: worker::Setup<Mbuf>,
+    mut setup: worker::Setup<Mbuf>,
     io: DpdkIo,
     first: Update,
     alive: Alive,
+    populated: mpsc::Sender<Result<(), ArenaError>>,
 ) -> Result<JoinHandle<()>, dpdk::Error> {
     let ix = setup.ix;
     let cores = config.runtime.cores.as_ref();
@@ -459,6 +467,14 @@ fn start(
         let _alive = alive;
         if let Some(eal) = signals_for {
             dpdk::take_signals(&eal);
+        }
+        let outcome = setup.table.populate();
+        let failed = outcome.is_err();
+        // The other side waits for it, so sending it can't fail.
+        let _ = populated.send(outcome);
+        drop(populated);
+        if failed {
+            return;
         }
         let worker = Worker::new(setup, io, Box::new(first), now(&clock));
         poll(worker, &clock, idle_sleep);

@@ -66,6 +66,34 @@ impl Mapping {
         Ok(mapping)
     }
 
+    /// Makes every page exist now, on the memory node of the calling thread,
+    /// with its content unchanged.
+    ///
+    /// A kernel before 5.14 does not know how; pages then come to be when they
+    /// are first used, as ever.
+    pub(super) fn populate(&mut self) -> io::Result<()> {
+        loop {
+            // SAFETY: the range lies inside the mapping, and MADV_POPULATE_WRITE
+            // does to its pages what a write of their own content would.
+            let code = unsafe {
+                libc::madvise(
+                    self.start.as_ptr().cast(),
+                    self.len,
+                    libc::MADV_POPULATE_WRITE,
+                )
+            };
+            if code == 0 {
+                return Ok(());
+            }
+            let error = io::Error::last_os_error();
+            match error.raw_os_error() {
+                Some(libc::EINTR | libc::EAGAIN) => {}
+                Some(libc::EINVAL) => return Ok(()),
+                _ => return Err(error),
+            }
+        }
+    }
+
     /// The first usable byte.
     #[inline(always)]
     pub(super) fn start(&self) -> NonNull<u8> {

@@ -3,8 +3,9 @@
 //! shape for what can be derived from them.
 //!
 //! Owns the mappings. Made at start by the management core, then handed to the
-//! worker. Nothing is touched at start that is not needed: a page comes to be,
-//! zeroed, when its first slot is used.
+//! worker, which lets all pages come to be before its first packet: later, each
+//! would keep packets waiting for as long as the kernel takes to find and clear
+//! it.
 //!
 //! May not know what the slots mean: that is the business of
 //! [`crate::conntrack`]. It does guarantee that each slot it shows is a valid
@@ -147,6 +148,21 @@ impl<T: Plain> Arena<T> {
         })
     }
 
+    /// Lets all memory of the slots exist, on the memory node of the calling
+    /// thread, so that no later access waits for the kernel.
+    ///
+    /// # Errors
+    /// [`ArenaError::Memory`].
+    pub fn populate(&mut self) -> Result<(), ArenaError> {
+        self.mapping
+            .populate()
+            .map_err(|source| ArenaError::Memory {
+                bytes: self.mapping.bytes().len(),
+                slots: self.slots,
+                source,
+            })
+    }
+
     /// The slots.
     #[inline(always)]
     pub fn as_slice(&self) -> &[T] {
@@ -247,6 +263,35 @@ mod tests {
         assert_eq!(arena.as_slice().len(), SLOTS);
         assert!(arena.as_slice().iter().all(|e| e.state == State::Free));
         assert_eq!(arena.populated(), 0);
+    }
+
+    /// Pages of the first `bytes` at `start` that exist.
+    fn resident_pages(start: *const u8, bytes: usize) -> usize {
+        let pagemap = fs::File::open("/proc/self/pagemap").expect("procfs");
+        (0..bytes / 4096)
+            .filter(|page| {
+                let mut entry = [0; 8];
+                let at = (start.addr() / 4096 + page) as u64 * 8;
+                pagemap.read_exact_at(&mut entry, at).expect("an entry");
+                // Bit 63: present (Documentation/admin-guide/mm/pagemap.rst).
+                u64::from_ne_bytes(entry) >> 63 == 1
+            })
+            .count()
+    }
+
+    #[test]
+    fn populated_memory_exists_and_is_as_it_was() {
+        const MANY: usize = 100_000;
+        let mut arena = Arena::<Entry>::anonymous(MANY).expect("memory");
+        let pages = MANY * size_of::<Entry>() / 4096;
+        arena.as_mut_slice()[7].client_port = 4711;
+        let existing =
+            |arena: &Arena<Entry>| resident_pages(arena.as_slice().as_ptr().cast(), pages * 4096);
+        assert!(existing(&arena) < pages);
+        arena.populate().expect("memory");
+        assert_eq!(existing(&arena), pages);
+        assert_eq!(arena.as_slice()[7].client_port, 4711);
+        assert_eq!(arena.as_slice()[MANY - 1].state, State::Free);
     }
 
     #[test]

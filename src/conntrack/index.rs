@@ -127,6 +127,14 @@ impl Index {
         })
     }
 
+    /// As [`Arena::populate`].
+    ///
+    /// # Errors
+    /// As [`Arena::populate`].
+    pub fn populate(&mut self) -> Result<(), ArenaError> {
+        self.buckets.populate()
+    }
+
     /// Starts loading the bucket of `hash`.
     #[inline(always)]
     pub fn prefetch(&self, hash: u64) {

@@ -86,6 +86,16 @@ impl ConnTable {
         Ok((table, recovered))
     }
 
+    /// Lets all memory of the table exist: for the worker's thread, so that it
+    /// is on that core's memory node, before its first packet.
+    ///
+    /// # Errors
+    /// [`ArenaError::Memory`].
+    pub fn populate(&mut self) -> Result<(), ArenaError> {
+        self.arena.populate()?;
+        self.index.populate()
+    }
+
     /// Connections in the table.
     #[inline(always)]
     pub fn len(&self) -> usize {

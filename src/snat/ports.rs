@@ -166,6 +166,8 @@ impl WorkerPorts {
 }
 
 /// One worker's local ports towards one real server from one local address.
+/// On cache lines of its own: sets of several workers lie side by side.
+#[repr(align(64))]
 pub struct PortSet {
     worker: Arc<WorkerPorts>,
     free: InitiallyFull,

@@ -19,7 +19,7 @@ use std::net::Ipv4Addr;
 /// sum of both halves and the carry out of the lower one, which is the carry of
 /// that very sum.
 #[inline(always)]
-pub(crate) const fn fold(sum: u64) -> u16 {
+pub const fn fold(sum: u64) -> u16 {
     let sum = (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32;
     (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }

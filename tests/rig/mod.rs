@@ -206,7 +206,8 @@ impl Rig {
                 let now = Millis(1_000);
                 let arena = Arena::anonymous(options.connections).expect("memory");
                 let key = HashKey::from_bytes([7; 32]);
-                let (table, _) = ConnTable::new(arena, key, now).expect("memory");
+                let (mut table, _) = ConnTable::new(arena, key, now).expect("memory");
+                table.populate().expect("memory");
                 let stats = Arc::new(WorkerStats::new(2, servers.len(), options.services.len()));
                 let link = Link::new();
                 let kernel = KernelRings {

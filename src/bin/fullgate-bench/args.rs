@@ -18,11 +18,16 @@ pub enum Mode {
     Packets(Packets),
     /// Whole connections, from SYN to the last acknowledgement.
     Connections(Connections),
+    /// Packets through another program, over memif.
+    Memif(Memif),
+    /// Cache lines that one worker writes and another touches, by a trace of
+    /// every memory access (valgrind's lackey).
+    Lines(Lines),
     /// Draws packets/s and cycles against the number of flows, as SVG.
     Plot(Plot),
 }
 
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 pub struct Common {
     /// Real servers.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=4096))]
@@ -48,7 +53,7 @@ pub struct Common {
     pub json: bool,
 }
 
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 pub struct Packets {
     #[command(flatten)]
     pub common: Common,
@@ -70,6 +75,20 @@ pub struct Packets {
     /// Share of packets that belong to a flow; the others match none.
     #[arg(long, default_value_t = 1.0, value_parser = share)]
     pub hit_ratio: f64,
+    /// Share of packets that belong to connections which are opened and closed
+    /// meanwhile, of 8 packets each (TCP only).
+    #[arg(long, default_value_t = 0.0, value_parser = share)]
+    pub new_connections: f64,
+    /// Workers, each with `--flows` of its own, on a core of its own, first one
+    /// after the other and then all at once. Beginning with the core that
+    /// `--core` names, or with the first.
+    #[arg(long, default_value_t = 1, conflicts_with_all = ["baseline", "compare", "load"],
+          value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub workers: u8,
+    /// Afterwards, packets arrive at this share of the measured capacity, at
+    /// random times: how long each is in the worker.
+    #[arg(long, conflicts_with_all = ["baseline", "hit_ratio", "new_connections"], value_parser = some)]
+    pub load: Option<f64>,
     /// Seconds of the worker's own time in a run.
     #[arg(long, default_value_t = 1.0, conflicts_with = "packets")]
     pub seconds: f64,
@@ -101,6 +120,44 @@ pub struct Connections {
     pub connections: u64,
 }
 
+/// Whatever is at the other end has two ports of DPDK's net_memif in the role
+/// of the server, with the MAC addresses 02:00:00:00:01:01 (clients' side) and
+/// 02:00:00:00:01:02 (servers' side).
+#[derive(clap::Args, Debug)]
+pub struct Memif {
+    #[command(flatten)]
+    pub common: Common,
+    /// Directory of the sockets `wan.sock` and `lan.sock`.
+    #[arg(long)]
+    pub sockets: PathBuf,
+    /// Established connections, opened through the other end.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    pub flows: u32,
+    /// The other end forwards without translating: no connection is opened.
+    #[arg(long)]
+    pub plain: bool,
+    /// Seconds of a run.
+    #[arg(long, default_value_t = 2.0)]
+    pub seconds: f64,
+    /// Prints the configuration with which `fullgate` is the other end, its
+    /// worker on this core.
+    #[arg(long, value_name = "CORE")]
+    pub print_config: Option<u32>,
+}
+
+#[derive(clap::Args, Debug)]
+pub struct Lines {
+    /// Established connections of each worker.
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub flows: u32,
+    /// Batches of 512 packets that each worker gets, in turn.
+    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..))]
+    pub batches: u32,
+    /// The program whose accesses are traced.
+    #[arg(long, hide = true)]
+    pub traced: bool,
+}
+
 #[derive(clap::Args, Debug)]
 pub struct Plot {
     /// Files of JSON objects as `packets --json` writes them, one a line.
@@ -128,6 +185,13 @@ pub enum Directions {
 pub enum Proto {
     Tcp,
     Udp,
+}
+
+fn some(text: &str) -> Result<f64, String> {
+    share(text).and_then(|share| match share {
+        0.0 => Err("give a number above 0".into()),
+        share => Ok(share),
+    })
 }
 
 fn share(text: &str) -> Result<f64, String> {

@@ -27,7 +27,7 @@ const FIN_ACK: Flags = Flags(Flags::FIN.0 | Flags::ACK.0);
 const PSH_ACK: Flags = Flags(Flags::PSH.0 | Flags::ACK.0);
 
 /// A connection's packets: from where, control bits, bytes.
-const STEPS: [(Side, Flags, usize); 8] = [
+pub const STEPS: [(Side, Flags, usize); 8] = [
     (Side::Clients, Flags::SYN, 0),
     (Side::Servers, SYN_ACK, 0),
     (Side::Clients, Flags::ACK, 0),
@@ -46,9 +46,10 @@ pub fn run(args: &Connections) -> Result<(), Failure> {
         // A tick's worth may be late.
         connections: u64::from(args.resting) * 5 / 4 + u64::from(args.concurrent) * 2,
         time_wait_ms: (u64::from(args.resting) / PER_MS) as u32,
+        workers: 1,
     };
     let eal = gateway::eal(common)?;
-    let mut gateway = Gateway::new(&eal, &plan)?;
+    let (_world, mut gateway) = gateway::single(&eal, &plan)?;
     let mut waves = Waves {
         wave: args.concurrent,
         batch: u32::from(common.ahead) * BURST as u32,
@@ -82,7 +83,7 @@ pub fn run(args: &Connections) -> Result<(), Failure> {
         cycles_per_connection: cycles,
         gateway: middle,
         drops: drops(&gateway.stats),
-        machine: Machine::here(&gateway.clock, common.hugepages),
+        machine: Machine::here(tsc_hz(&gateway.clock), common.hugepages),
     }
     .print(common.json)
 }

@@ -10,10 +10,13 @@ use fullgate::wire::tcp::Flags;
 use super::frame::{Frame, Seen, TCP};
 use super::gateway::{self, SERVICE_PORT, VIP};
 
+/// From one port of a client to its next.
+const PORT_STEP: u16 = 4000;
+
 /// Sixteen ports of each client address.
 pub fn client(number: u32) -> (Ipv4Addr, u16) {
     let address = 0x0b00_0000 | (number >> 4 & 0x00ff_ffff);
-    let port = 1024 + (number & 15) as u16 * 4000 + (number >> 28) as u16;
+    let port = 1024 + (number & 15) as u16 * PORT_STEP + (number >> 28) as u16;
     (Ipv4Addr::from_bits(address), port)
 }
 
@@ -27,6 +30,7 @@ pub fn stranger(number: u32) -> (Ipv4Addr, u16) {
 pub struct Flow {
     local: Ipv4Addr,
     local_port: u16,
+    client_port: u16,
     server: u16,
     /// Next sequence number of the client, and of the server.
     c_seq: u32,
@@ -35,14 +39,23 @@ pub struct Flow {
 
 impl Flow {
     /// A connection that its first packet is about to open.
-    pub const fn new(number: u32) -> Self {
+    pub fn new(number: u32) -> Self {
         Self {
             local: Ipv4Addr::UNSPECIFIED,
             local_port: 0,
+            client_port: client(number).1,
             server: u16::MAX,
             c_seq: number,
             s_seq: number,
         }
+    }
+
+    /// The same from another port of the client, one that `wanted` accepts.
+    pub fn at_port(mut self, number: u32, wanted: impl Fn(Ipv4Addr, u16) -> bool) -> Self {
+        let (address, first) = client(number);
+        let mut ports = first..first + PORT_STEP;
+        self.client_port = ports.find(|&port| wanted(address, port)).unwrap_or(first);
+        self
     }
 
     /// Takes note of what the gateway made of the first packet.
@@ -52,6 +65,13 @@ impl Flow {
         self.server = gateway::server_number(seen.dst);
     }
 
+    /// Whether that is what the gateway makes of the client's packets.
+    pub fn is_of(&self, seen: &Seen) -> bool {
+        self.local == seen.src
+            && self.local_port == seen.src_port
+            && self.server == gateway::server_number(seen.dst)
+    }
+
     pub fn is_open(&self) -> bool {
         self.server != u16::MAX
     }
@@ -59,12 +79,11 @@ impl Flow {
     /// The client's next packet of connection `number`.
     #[inline]
     pub fn forward(&mut self, number: u32, protocol: u8, flags: Flags, payload: usize) -> Frame {
-        let (src, src_port) = client(number);
         let seq = self.c_seq;
         self.c_seq = seq.wrapping_add(consumed(protocol, flags, payload));
         Frame {
-            src,
-            src_port,
+            src: client(number).0,
+            src_port: self.client_port,
             dst: VIP,
             dst_port: SERVICE_PORT,
             protocol,

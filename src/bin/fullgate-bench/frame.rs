@@ -95,21 +95,24 @@ pub struct Seen {
     pub src_port: u16,
     /// The sequence number; of UDP, the first four bytes of the payload.
     pub seq: u32,
+    /// Of TCP; else none.
+    pub flags: Flags,
 }
 
 impl Seen {
     /// Reads an IPv4 frame without options, as the generator makes them.
     pub fn read(bytes: &[u8]) -> Option<Self> {
         let word = |at: usize| bytes.get(at..)?.first_chunk().copied();
-        let seq_at = match bytes.get(14 + 9)? {
-            &TCP => L4 + 4,
-            _ => L4 + 8,
+        let (seq_at, flags) = match bytes.get(14 + 9)? {
+            &TCP => (L4 + 4, Flags(*bytes.get(L4 + 13)?)),
+            _ => (L4 + 8, Flags::default()),
         };
         Some(Self {
             src: Ipv4Addr::from(word(14 + 12)?),
             dst: Ipv4Addr::from(word(14 + 16)?),
             src_port: u16::from_be_bytes(*bytes.get(L4..)?.first_chunk()?),
             seq: u32::from_be_bytes(word(seq_at)?),
+            flags,
         })
     }
 }

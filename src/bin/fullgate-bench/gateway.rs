@@ -1,4 +1,4 @@
-//! The gateway under measurement: from a configuration text to a worker, by
+//! The gateway under measurement: from a configuration text to its workers, by
 //! the same steps as the `fullgate` program, on ring ports.
 
 use std::fmt::Write as _;
@@ -11,18 +11,22 @@ use fullgate::conntrack::isn::IsnSecret;
 use fullgate::conntrack::table::ConnTable;
 use fullgate::control::config::Config;
 use fullgate::control::state::State;
-use fullgate::dpdk::{Clock, DpdkIo, Eal, EalConfig, Memory, Mempool, PoolConfig, Port, ring_port};
+use fullgate::dpdk::{
+    Clock, DpdkIo, Eal, EalConfig, Mbuf, Memory, Mempool, PoolConfig, Port, RingEnd, ring_port,
+};
 use fullgate::ids::WorkerIx;
 use fullgate::service::snapshot::PortInfo;
 use fullgate::snat::steering::{Reta, Steering, SteeringMode};
 use fullgate::snat::toeplitz::DEFAULT_KEY;
 use fullgate::stats::WorkerStats;
+use fullgate::time::Millis;
 use fullgate::wire::ethernet::MacAddr;
-use fullgate::worker::message::Link;
+use fullgate::worker::message::{Link, Update};
 use fullgate::worker::{Handover, Now, Setup, Worker};
 
 use super::Failure;
 use super::args::{Common, Proto};
+use super::measure::resident_bytes;
 use super::wire::Wire;
 
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 100);
@@ -31,7 +35,7 @@ pub const SERVICE_PORT: u16 = 80;
 /// What one local address has towards one real server.
 const LOCAL_PORTS: u64 = 65_535 - 1024 + 1;
 /// Buffers: a full wire in both directions, and what the worker makes itself.
-const BUFFERS: u32 = (1 << 13) - 1;
+const BUFFERS: u32 = 1 << 13;
 /// Packets on the wire, each way of each port.
 const RING: u32 = 1 << 12;
 const FIRST_SERVER: u32 = 0x0a02_0100;
@@ -41,19 +45,21 @@ pub fn server_addr(number: u16) -> Ipv4Addr {
     Ipv4Addr::from_bits(FIRST_SERVER + u32::from(number))
 }
 
-/// Number of a real server, by its address.
+/// Number of a real server, by its address; of another address, one that no
+/// server has.
 pub fn server_number(address: Ipv4Addr) -> u16 {
-    (address.to_bits() - FIRST_SERVER) as u16
+    u16::try_from(address.to_bits().wrapping_sub(FIRST_SERVER)).unwrap_or(u16::MAX)
 }
 
 /// What the gateway is to be.
 pub struct Plan<'a> {
     pub common: &'a Common,
     pub proto: Proto,
-    /// Table size.
+    /// Table size of each worker.
     pub connections: u64,
     /// Milliseconds that a finished connection rests.
     pub time_wait_ms: u32,
+    pub workers: u8,
 }
 
 impl Plan<'_> {
@@ -61,12 +67,16 @@ impl Plan<'_> {
     /// may get more than its share.
     pub fn locals(&self) -> u16 {
         let per_local = u64::from(self.common.servers) * LOCAL_PORTS;
-        let needed = (self.connections + self.connections / 4).div_ceil(per_local);
+        let connections = self.connections * u64::from(self.workers);
+        let needed = (connections + connections / 4).div_ceil(per_local);
         self.common.locals.unwrap_or(needed.clamp(1, 1024) as u16)
     }
 
-    fn toml(&self) -> String {
+    /// The configuration, on the devices of the clients' and the servers' side,
+    /// with more lines for `[runtime]`.
+    pub fn toml(&self, devices: [&str; 2], runtime: &str) -> String {
         let (connections, time_wait) = (self.connections.max(4096), self.time_wait_ms);
+        let [wan, lan] = devices;
         let (first, last) = (
             Ipv4Addr::from_bits(FIRST_LOCAL),
             Ipv4Addr::from_bits(FIRST_LOCAL + u32::from(self.locals()) - 1),
@@ -76,18 +86,18 @@ impl Plan<'_> {
             Proto::Udp => "udp",
         };
         let mut text = format!(
-            r#"
-[runtime]
+            r#"[runtime]
 connections = {connections}
 max-servers = 4096
+{runtime}
 [[port]]
 name = "wan"
-device = "vdev:net_ring_wan"
+device = "{wan}"
 addresses = ["10.1.0.1/24"]
 gateway = "10.1.0.254"
 [[port]]
 name = "lan"
-device = "vdev:net_ring_lan"
+device = "{lan}"
 addresses = ["10.2.0.1/16"]
 [[pool]]
 name = "default"
@@ -112,16 +122,36 @@ protocol = "{protocol}"
     }
 }
 
-/// The worker and the world around it.
+/// One worker and the world around it.
 pub struct Gateway {
     pub worker: Worker<DpdkIo>,
-    pub wire: Wire,
+    pub wire: Wire<RingEnd>,
     pub stats: Arc<WorkerStats>,
     pub clock: Clock,
     /// When the worker began.
     pub start: Now,
+    /// Growth of the process's resident memory by the worker's table, which has
+    /// all its memory from the start.
+    pub table_bytes: u64,
+}
+
+/// What outlives the workers.
+pub struct World {
+    pub steering: Arc<Steering>,
     _state: State,
     _ports: Vec<Port>,
+}
+
+/// A worker that is still to be made, on its own thread.
+pub struct Seed {
+    setup: Setup<Mbuf>,
+    io: DpdkIo,
+    first: Update,
+    ends: [RingEnd; 2],
+    macs: [MacAddr; 2],
+    pool: Mempool,
+    clock: Clock,
+    table_bytes: u64,
 }
 
 /// Starts EAL for a benchmark.
@@ -143,77 +173,135 @@ pub fn eal(common: &Common) -> Result<Eal, Failure> {
     })?)
 }
 
-impl Gateway {
-    pub fn new(eal: &Eal, plan: &Plan<'_>) -> Result<Self, Failure> {
-        let config = Config::parse("benchmark", &plan.toml())
-            .map_err(|problem| problem.to_string())?
-            .config;
-        let pool = Mempool::new(
-            eal,
-            &PoolConfig {
-                name: "packets".into(),
-                count: BUFFERS,
-                data_room: 2_176,
-                socket: None,
-            },
-        )?;
-        let (mut ports, mut ends, mut queues) = (Vec::new(), Vec::new(), Vec::new());
+/// Buffers of a benchmark, for each of `users`.
+pub fn pool(eal: &Eal, name: &str, users: u8) -> Result<Mempool, Failure> {
+    Ok(Mempool::new(
+        eal,
+        &PoolConfig {
+            name: name.into(),
+            count: BUFFERS * u32::from(users) - 1,
+            data_room: 2_176,
+            socket: None,
+        },
+    )?)
+}
+
+/// The gateway, up to where its workers' threads begin.
+pub fn plant(eal: &Eal, plan: &Plan<'_>) -> Result<(World, Vec<Seed>), Failure> {
+    let text = plan.toml(["vdev:net_ring_wan", "vdev:net_ring_lan"], "");
+    let config = Config::parse("benchmark", &text)
+        .map_err(|problem| problem.to_string())?
+        .config;
+    let workers = plan.workers;
+    let pool = pool(eal, "packets", workers)?;
+    let mut ports = Vec::new();
+    let mut wires = Vec::new();
+    // A device for each worker and side: net_ring keeps the counters of one
+    // device's queues side by side, and two workers would share that line.
+    for worker in 0..workers {
+        let (mut ends, mut queues) = (Vec::new(), Vec::new());
         for port in &config.ports {
-            let (mut port, mut far) = ring_port(eal, &port.name, 1, RING, &pool)?;
+            let name = format!("{}{worker}", port.name);
+            let (mut port, mut far) = ring_port(eal, &name, 1, RING, &pool)?;
             port.start()?;
             queues.append(&mut port.take_queues()?);
             ends.append(&mut far);
             ports.push(port);
         }
-        let macs = [MacAddr(ports[0].mac()), MacAddr(ports[1].mac())];
-        let infos = config.ports.iter().zip(macs).map(|(port, mac)| PortInfo {
-            name: port.name.clone(),
-            mac,
-            mtu: port.mtu,
-            addresses: port.addresses.clone(),
-            gateway: port.gateway,
-            kernel: None,
-        });
-        let reta = Reta::even(config.runtime.reta_size.into(), 1)?;
-        let steering = Steering::new(DEFAULT_KEY, reta, SteeringMode::Software)?;
-        let (state, mut updates) =
-            State::new(config.clone(), infos.collect(), Arc::new(steering), 1, 1)?;
-        let clock = Clock::new(eal);
-        let start = now(&clock);
+        let ends: [RingEnd; 2] = ends.try_into().map_err(|_| "two ports, two ends")?;
+        wires.push((queues, ends));
+    }
+    let macs = [MacAddr(ports[0].mac()), MacAddr(ports[1].mac())];
+    let infos = config.ports.iter().zip(macs).map(|(port, mac)| PortInfo {
+        name: port.name.clone(),
+        mac,
+        mtu: port.mtu,
+        addresses: port.addresses.clone(),
+        gateway: port.gateway,
+        kernel: None,
+    });
+    let reta = Reta::even(config.runtime.reta_size.into(), workers)?;
+    let mode = match workers {
+        1 => SteeringMode::Software,
+        _ => SteeringMode::Rss,
+    };
+    let steering = Arc::new(Steering::new(DEFAULT_KEY, reta, mode)?);
+    let (state, updates) = State::new(
+        config.clone(),
+        infos.collect(),
+        Arc::clone(&steering),
+        workers.into(),
+        1,
+    )?;
+    let isn_secret = IsnSecret(HashKey::random_bytes()?[..16].try_into()?);
+    let handovers = Handover::mesh(workers.into(), 1_024);
+    let mut seeds = Vec::new();
+    for (ix, (((queues, ends), first), handover)) in
+        (0..).zip(wires.into_iter().zip(updates).zip(handovers))
+    {
+        let before = resident_bytes();
         let arena = Arena::anonymous(config.runtime.connections as usize)?;
         let key = HashKey::from_bytes(HashKey::random_bytes()?);
-        let (table, _) = ConnTable::new(arena, key, start.ms)?;
-        let stats = Arc::new(WorkerStats::new(
-            ports.len(),
-            config.runtime.max_servers as usize,
-            config.runtime.max_services as usize,
-        ));
+        let (mut table, _) = ConnTable::new(arena, key, Millis(0))?;
+        table.populate()?;
+        let table_bytes = resident_bytes().saturating_sub(before);
         let setup = Setup {
-            ix: WorkerIx(0),
+            ix: WorkerIx(ix),
             table,
             held_syns: 4_096,
             neighbors: 4_096,
             max_services: config.runtime.max_services as usize,
             max_servers: config.runtime.max_servers as usize,
             max_sets: state.max_sets(),
-            stats: Arc::clone(&stats),
+            stats: Arc::new(WorkerStats::new(
+                config.ports.len(),
+                config.runtime.max_servers as usize,
+                config.runtime.max_services as usize,
+            )),
             link: Link::new(),
-            handover: Handover::mesh(1, 1_024).remove(0),
+            handover,
             kernel: None,
-            isn_secret: IsnSecret(HashKey::random_bytes()?[..16].try_into()?),
+            isn_secret,
         };
-        let io = DpdkIo::new(queues, pool.clone());
-        let worker = Worker::new(setup, io, Box::new(updates.remove(0)), start);
-        let ends = ends.try_into().map_err(|_| "two ports, two ends")?;
-        Ok(Self {
-            worker,
-            wire: Wire::new(ends, macs, pool),
+        seeds.push(Seed {
+            setup,
+            io: DpdkIo::new(queues, pool.clone()),
+            first,
+            ends,
+            macs,
+            pool: pool.clone(),
+            clock: Clock::new(eal),
+            table_bytes,
+        });
+    }
+    let world = World {
+        steering,
+        _state: state,
+        _ports: ports,
+    };
+    Ok((world, seeds))
+}
+
+/// A gateway of one worker, on this thread.
+pub fn single(eal: &Eal, plan: &Plan<'_>) -> Result<(World, Gateway), Failure> {
+    let (world, mut seeds) = plant(eal, plan)?;
+    let gateway = seeds.remove(0).grow();
+    Ok((world, gateway))
+}
+
+impl Seed {
+    /// The worker, on the thread where it is to run.
+    pub fn grow(self) -> Gateway {
+        let start = now(&self.clock);
+        let stats = Arc::clone(&self.setup.stats);
+        Gateway {
+            worker: Worker::new(self.setup, self.io, Box::new(self.first), start),
+            wire: Wire::new(self.ends, self.macs, self.pool),
             stats,
-            clock,
+            clock: self.clock,
             start,
-            _state: state,
-            _ports: ports,
-        })
+            table_bytes: self.table_bytes,
+        }
     }
 }
 

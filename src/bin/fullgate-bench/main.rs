@@ -5,6 +5,7 @@
 //! the worker polls until it has seen them all, and a sink takes what it sent.
 //! Only the polls are timed. So nothing of the figures depends on a second
 //! core, and other load on the machine shows as less, not as other figures.
+//! Over memif it is the generator alone, and another program is measured.
 //!
 //! docs/performance.md says what the figures mean.
 #![deny(unsafe_code)]
@@ -15,11 +16,17 @@ mod connections;
 mod flows;
 mod frame;
 mod gateway;
+mod handshake;
+mod latency;
+mod lines;
 mod measure;
+mod memif;
 mod packets;
 mod plot;
 mod report;
+mod source;
 mod wire;
+mod workers;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -35,6 +42,8 @@ fn main() -> ExitCode {
     let outcome = match Args::parse().mode {
         Mode::Packets(args) => packets::run(&args),
         Mode::Connections(args) => connections::run(&args),
+        Mode::Memif(args) => memif::run(&args),
+        Mode::Lines(args) => lines::run(&args),
         Mode::Plot(args) => plot::run(&args),
     };
     match outcome {

@@ -17,18 +17,22 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             counts: vec![0; (64 << STEPS_SHIFT) as usize],
             total: 0,
         }
     }
 
-    fn add(&mut self, value: u64) {
+    pub fn add(&mut self, value: u64) {
         let exponent = (value | STEPS).ilog2() - STEPS_SHIFT;
         let at = (u64::from(exponent) << STEPS_SHIFT) + (value >> exponent);
         self.counts[at as usize] += 1;
         self.total += 1;
+    }
+
+    pub fn total(&self) -> u64 {
+        self.total
     }
 
     /// The value that `share` of all do not exceed.

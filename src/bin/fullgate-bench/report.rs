@@ -6,7 +6,9 @@ use fullgate::dpdk::Clock;
 use fullgate::stats::{DropReason, WorkerStats};
 
 use super::Failure;
+use super::latency::{Latency, Spent};
 use super::measure::{Meter, core_cycles_per_tsc};
+use super::workers::OneWorker;
 
 /// Figures of one run.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -22,6 +24,8 @@ pub struct Run {
     pub poll_p50: u64,
     pub poll_p99: u64,
     pub poll_p999: u64,
+    /// Whole connections that came and went beside, in a second of the core.
+    pub connections_per_second: f64,
 }
 
 impl Run {
@@ -38,6 +42,7 @@ impl Run {
             poll_p50: p50,
             poll_p99: meter.polls.percentile(0.99),
             poll_p999: meter.polls.percentile(0.999),
+            connections_per_second: 0.0,
         }
     }
 
@@ -77,7 +82,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    pub fn here(clock: &Clock, hugepages: bool) -> Self {
+    pub fn here(tsc_hz: f64, hugepages: bool) -> Self {
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let cpu = cpuinfo
             .lines()
@@ -86,7 +91,7 @@ impl Machine {
             .map_or_else(|| "unknown".into(), |name| name.trim().to_owned());
         Self {
             cpu,
-            tsc_mhz: tsc_hz(clock) / 1e6,
+            tsc_mhz: tsc_hz / 1e6,
             core_cycles_per_tsc: core_cycles_per_tsc(),
             hugepages,
             version: env!("CARGO_PKG_VERSION"),
@@ -116,6 +121,8 @@ pub struct PacketsReport {
     pub servers: u16,
     pub locals: u16,
     pub hit_ratio: f64,
+    /// Share of packets of connections that came and went meanwhile.
+    pub new_connections: f64,
     pub packets_in_poll: u64,
     pub runs: u16,
     pub gateway: Option<Run>,
@@ -124,6 +131,9 @@ pub struct PacketsReport {
     pub added_cycles: Option<f64>,
     /// Packets/s, the gateway's by the baseline's.
     pub ratio: Option<f64>,
+    pub latency: Option<Latency>,
+    /// The MAC swap's at the same packets/s.
+    pub baseline_latency: Option<Latency>,
     /// Growth of the process's resident memory by the connections, each.
     pub bytes_per_connection: f64,
     /// Resident memory of the process before the first connection, the
@@ -140,7 +150,7 @@ impl PacketsReport {
             return Ok(());
         }
         println!(
-            "{} {} flows, {} order, {}, {} bytes, {} servers, {} local addresses, hit ratio {}; median of {} runs",
+            "{} {} flows, {} order, {}, {} bytes, {} servers, {} local addresses, hit ratio {}, new connections {}; median of {} runs",
             self.flows,
             self.proto,
             self.order,
@@ -149,10 +159,15 @@ impl PacketsReport {
             self.servers,
             self.locals,
             self.hit_ratio,
+            self.new_connections,
             self.runs,
         );
         if let Some(run) = &self.gateway {
             run.print("gateway");
+            if self.new_connections > 0.0 {
+                let millions = run.connections_per_second / 1e6;
+                println!("beside    {millions:.3} M whole connections/s");
+            }
         }
         if let Some(run) = &self.baseline {
             run.print("MAC swap");
@@ -160,12 +175,96 @@ impl PacketsReport {
         if let (Some(added), Some(ratio)) = (self.added_cycles, self.ratio) {
             println!("added     {added:.1} cycles/packet; {ratio:.2} of the MAC swap's packets/s");
         }
+        if let Some(latency) = &self.latency {
+            latency.print("load", "the capacity");
+        }
+        if let Some(latency) = &self.baseline_latency {
+            latency.print("MAC swap", "the gateway's capacity");
+        }
         println!(
             "memory    {:.1} bytes/connection, and {} MB without any",
             self.bytes_per_connection,
             self.fixed_bytes >> 20,
         );
         print_drops(&self.drops);
+        self.machine.print();
+        Ok(())
+    }
+}
+
+impl Latency {
+    fn print(&self, name: &str, of: &str) {
+        println!(
+            "{name:<9} {:.2} of {of}, {:.2} Mpps: {}; {:.1} the longest",
+            self.load,
+            self.packets_per_second / 1e6,
+            self.all.text(),
+            self.longest_us,
+        );
+        println!(
+            "          undisturbed, {:.1} % of packets: {}",
+            self.undisturbed.packets as f64 * 100.0 / self.all.packets as f64,
+            self.undisturbed.text(),
+        );
+        println!(
+            "          {:.0} polls/s took over 10 us; a loop that does nothing stops {:.0} times/s for as long",
+            self.interrupted_per_second, self.idle_gaps_per_second,
+        );
+    }
+}
+
+impl Spent {
+    fn text(&self) -> String {
+        let (p50, p99, p999) = (self.p50_us, self.p99_us, self.p999_us);
+        format!("{p50:.2} us (p50), {p99:.2} (p99), {p999:.2} (p99.9)")
+    }
+}
+
+/// Several workers at once.
+#[derive(Clone, Debug, Serialize)]
+pub struct WorkersReport {
+    pub mode: &'static str,
+    /// Of each worker.
+    pub flows: u32,
+    pub packet_size: u16,
+    pub locals: u16,
+    pub runs: u16,
+    /// Packets/s of one worker while the others rest.
+    pub alone: f64,
+    /// Packets/s of all at once.
+    pub together: f64,
+    pub ratio: f64,
+    /// Least share of a round in which all were being measured.
+    pub overlap: f64,
+    pub workers: Vec<OneWorker>,
+    pub machine: Machine,
+}
+
+impl WorkersReport {
+    pub fn print(&self, json: bool) -> Result<(), Failure> {
+        if json {
+            println!("{}", serde_json::to_string(self)?);
+            return Ok(());
+        }
+        println!(
+            "{} workers, {} tcp flows each, {} bytes; median of {} runs",
+            self.workers.len(),
+            self.flows,
+            self.packet_size,
+            self.runs,
+        );
+        for (number, one) in self.workers.iter().enumerate() {
+            one.alone.print(&format!("{number} alone"));
+            one.together.print(&format!("{number} of all"));
+            print_drops(&one.drops);
+        }
+        println!(
+            "ratio     {:.3}: {:.2} Mpps of all against {:.2} of one alone; {:.0} % of the time all were measured",
+            self.ratio,
+            self.together / 1e6,
+            self.alone / 1e6,
+            self.overlap * 100.0,
+        );
         self.machine.print();
         Ok(())
     }

@@ -2,9 +2,11 @@
 //! what the forwarder sent, answers its ARP requests, and gives the buffers
 //! back to the generator.
 
+use std::collections::VecDeque;
+
 use arrayvec::ArrayVec;
 
-use fullgate::dpdk::{Mbuf, Mempool, RingEnd};
+use fullgate::dpdk::{Mbuf, Mempool, Queue, RingEnd};
 use fullgate::io::{BURST, PacketBuf};
 use fullgate::wire::arp::{ArpOp, ArpRepr, ArpView};
 use fullgate::wire::ethernet::MacAddr;
@@ -18,28 +20,73 @@ pub enum Side {
     Servers = 1,
 }
 
+impl Side {
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Clients => Self::Servers,
+            Self::Servers => Self::Clients,
+        }
+    }
+}
+
 /// Everybody but the gateway.
-const PEER: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
+pub const PEER: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
+
+/// Attempts to put packets on a wire whose other end takes them off by itself.
+const ATTEMPTS: u32 = 10_000_000;
+
+/// One side's end of the wire.
+pub trait End {
+    /// Puts packets on the wire from the front; what does not fit is left.
+    fn send<const N: usize>(&mut self, packets: &mut ArrayVec<Mbuf, N>);
+    /// Takes packets off the wire, at most the free capacity of `into`.
+    fn receive<const N: usize>(&mut self, into: &mut ArrayVec<Mbuf, N>);
+}
+
+impl End for RingEnd {
+    fn send<const N: usize>(&mut self, packets: &mut ArrayVec<Mbuf, N>) {
+        RingEnd::send(self, packets);
+    }
+
+    fn receive<const N: usize>(&mut self, into: &mut ArrayVec<Mbuf, N>) {
+        RingEnd::receive(self, into);
+    }
+}
+
+impl End for Queue {
+    #[inline(always)]
+    fn send<const N: usize>(&mut self, packets: &mut ArrayVec<Mbuf, N>) {
+        self.transmit(packets);
+    }
+
+    #[inline(always)]
+    fn receive<const N: usize>(&mut self, into: &mut ArrayVec<Mbuf, N>) {
+        Queue::receive(self, into);
+    }
+}
 
 #[derive(Debug)]
-pub struct Wire {
-    ends: [RingEnd; 2],
+pub struct Wire<E> {
+    pub ends: [E; 2],
     /// The gateway's.
     macs: [MacAddr; 2],
     pool: Mempool,
     /// Buffers that are on their way round.
     spare: Vec<Mbuf>,
     out: [ArrayVec<Mbuf, BURST>; 2],
+    /// Frames made ahead of their time, in their order.
+    ahead: VecDeque<(Side, Mbuf)>,
 }
 
-impl Wire {
-    pub fn new(ends: [RingEnd; 2], macs: [MacAddr; 2], pool: Mempool) -> Self {
+impl<E: End> Wire<E> {
+    pub fn new(ends: [E; 2], macs: [MacAddr; 2], pool: Mempool) -> Self {
         Self {
             ends,
             macs,
             pool,
             spare: Vec::with_capacity(1 << 12),
             out: Default::default(),
+            ahead: VecDeque::with_capacity(1 << 12),
         }
     }
 
@@ -48,6 +95,30 @@ impl Wire {
     /// # Panics
     /// The wire is full, or all buffers are on it.
     pub fn put(&mut self, side: Side, frame: &Frame) {
+        let packet = self.make(side, frame);
+        self.append(side, packet);
+    }
+
+    /// Makes a frame that [`Wire::release`] is to put on the wire.
+    pub fn put_ahead(&mut self, side: Side, frame: &Frame) {
+        let packet = self.make(side, frame);
+        self.ahead.push_back((side, packet));
+    }
+
+    /// Frames made ahead.
+    pub fn ahead(&self) -> usize {
+        self.ahead.len()
+    }
+
+    /// Puts the oldest frame made ahead on the wire, at once; says to which side.
+    pub fn release(&mut self) -> Option<Side> {
+        let (side, packet) = self.ahead.pop_front()?;
+        self.append(side, packet);
+        self.flush(side);
+        Some(side)
+    }
+
+    fn make(&mut self, side: Side, frame: &Frame) -> Mbuf {
         let mut packet = self
             .spare
             .pop()
@@ -55,6 +126,10 @@ impl Wire {
             .expect("a buffer");
         assert!(packet.set_len(frame.len()), "a frame fits its buffer");
         frame.write(packet.bytes_mut(), PEER, self.macs[side as usize]);
+        packet
+    }
+
+    fn append(&mut self, side: Side, packet: Mbuf) {
         self.out[side as usize].push(packet);
         if self.out[side as usize].is_full() {
             self.flush(side);
@@ -69,7 +144,12 @@ impl Wire {
 
     fn flush(&mut self, side: Side) {
         let out = &mut self.out[side as usize];
-        self.ends[side as usize].send(out);
+        for _ in 0..ATTEMPTS {
+            if out.is_empty() {
+                return;
+            }
+            self.ends[side as usize].send(out);
+        }
         assert!(out.is_empty(), "the wire has room for a batch");
     }
 
@@ -84,7 +164,7 @@ impl Wire {
                     break;
                 }
                 for packet in packets.drain(..) {
-                    if packet.bytes().get(12..14) == Some(&[0x08, 0x06]) {
+                    if is_arp(packet.bytes()) {
                         self.answer_arp(side, packet);
                         continue;
                     }
@@ -98,7 +178,7 @@ impl Wire {
     }
 
     /// Every address but the gateway's own is at [`PEER`].
-    fn answer_arp(&mut self, side: Side, mut packet: Mbuf) {
+    pub fn answer_arp(&mut self, side: Side, mut packet: Mbuf) {
         let request = ArpView::new_checked(&packet.bytes()[14..])
             .ok()
             .map(|view| ArpRepr::parse(&view))
@@ -120,4 +200,8 @@ impl Wire {
             self.ends[side as usize].send(&mut one);
         }
     }
+}
+
+pub fn is_arp(frame: &[u8]) -> bool {
+    frame.get(12..14) == Some(&[0x08, 0x06])
 }
