@@ -22,6 +22,7 @@ use ipnet::Ipv4Net;
 use self::netlink::Netlink;
 use super::api;
 use super::config::Config;
+use super::privileges;
 use crate::health::HostRoutes;
 use crate::wire::ethernet::MacAddr;
 use crate::worker::kernel::MTU_MAX;
@@ -111,9 +112,15 @@ impl Kernel {
         let wanted = Wanted::of(config, BTreeSet::new());
         let keeper = Keeper::new(interfaces, &wanted, config.announce.route_protocol)?;
         let (sender, receiver) = mpsc::channel();
+        let kept = privileges::running(config);
         let thread = thread::Builder::new()
             .name("kernel".into())
-            .spawn(move || keeper.run(&receiver))
+            .spawn(move || {
+                if let Err(error) = privileges::keep(kept) {
+                    log::warn!("the thread for the kernel's interfaces: {error}");
+                }
+                keeper.run(&receiver);
+            })
             .map_err(|error| format!("the thread for the kernel's interfaces: {error}"))?;
         Ok(Self {
             thread: Some((sender, thread)),

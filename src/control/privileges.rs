@@ -26,12 +26,12 @@ const START: CapabilitySet = CapabilitySet::NET_ADMIN
     .union(CapabilitySet::BPF);
 
 /// What running takes.
-fn running(config: &Config) -> CapabilitySet {
+pub(super) fn running(config: &Config) -> CapabilitySet {
     // A reload may bring health checks by ICMP, or through an interface.
     let mut kept = CapabilitySet::NET_RAW;
     for port in &config.ports {
         if port.kernel.is_some() {
-            // Addresses of the kernel's interface change with a reload.
+            // The interface's addresses and routes change while running.
             kept |= CapabilitySet::NET_ADMIN;
         }
         kept |= match port.device {
@@ -68,7 +68,11 @@ pub fn after_start(config: &Config) -> io::Result<()> {
     keep(running(config))
 }
 
-fn keep(kept: CapabilitySet) -> io::Result<()> {
+/// The calling thread, and those it makes from now on, keep these at most.
+///
+/// # Errors
+/// The kernel refuses to take something back.
+pub(super) fn keep(kept: CapabilitySet) -> io::Result<()> {
     for capability in CapabilitySet::all().difference(kept).iter() {
         match remove_capability_from_bounding_set(capability) {
             // Whoever may not change it has nothing to fear from it either: no

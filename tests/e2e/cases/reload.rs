@@ -6,12 +6,12 @@ use std::net::SocketAddrV4;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::{add, start_nginx, workers};
+use super::{add, start_nginx};
 use crate::Case;
 use crate::harness::http::{self, Client, Load};
 use crate::harness::machine;
 use crate::harness::nginx::Nginx;
-use crate::harness::plan::{Plan, Protocol, Service};
+use crate::harness::plan::{Kind, Plan, Protocol, Service};
 use crate::harness::topology::Lab;
 
 const HELD: usize = 10_000;
@@ -21,10 +21,14 @@ const RELOADS: usize = 100;
 const SLOW: Duration = Duration::from_millis(200);
 
 pub fn list(cases: &mut Vec<Case>) {
+    let plans = [1, 2].map(|workers| Plan {
+        workers,
+        ..Plan::new(Kind::Fullgate)
+    });
     add(
         cases,
         "reload::ten_thousand_held",
-        &workers(),
+        &plans,
         ten_thousand_held,
     );
 }
