@@ -2,12 +2,14 @@
 
 #[allow(unsafe_code)]
 pub mod arena;
+pub mod capture;
 pub mod conntrack;
 pub mod control;
 #[cfg(feature = "dpdk")]
 #[allow(unsafe_code)]
 pub mod dpdk;
 pub mod exception;
+pub mod filter;
 pub mod health;
 pub mod ids;
 pub mod io;

@@ -208,6 +208,7 @@ fn serve(config: Config, config_path: &Path) -> Result<(), Failure> {
         metrics,
         kernel,
         checker: Box::new(|| Checker::start(Box::new(KernelRoutes::open()?))),
+        tsc: Clock::cycles,
     });
     println!("fullgate: ready");
     supervisor::ready();

@@ -3,12 +3,16 @@
 
 mod rig;
 
+use std::sync::Arc;
+
+use fullgate::capture::{Ring, Tap};
 use fullgate::conntrack::timeouts::Timeouts;
+use fullgate::filter::Filter;
 use fullgate::service::snapshot::Answer;
 use fullgate::snat::steering::SteeringMode;
 use fullgate::stats::{DropReason, Event};
 use fullgate::wire::tcp::Flags;
-use fullgate::worker::message::{Command, Filter, PoolScan, Reply, Scan};
+use fullgate::worker::message::{Command, DropScan, Order, PoolScan, Reply, Scan};
 
 use rig::counting::{Counting, calls};
 use rig::{GATEWAY, KERNEL_DEPTH, LAN, Options, Rig, Segment, WAN, reload};
@@ -117,6 +121,7 @@ fn commands_are_taken_and_answered_without_the_allocator() {
     connect(&mut rig, 0..100, 0);
     let scan = Scan {
         filter: Filter::default(),
+        sort: Some(Order::Idle),
         found: Vec::with_capacity(64),
         limit: 64,
         cursor: 0,
@@ -127,6 +132,7 @@ fn commands_are_taken_and_answered_without_the_allocator() {
         Command::Apply(reload(&options(), 2)),
         Command::Scan(Box::new(scan)),
         Command::Pools(Box::new(pools)),
+        Command::LastDrops(Box::new(DropScan::new(None))),
         Command::Stop,
     ] {
         rig.link.commands.push(command).expect("room");
@@ -142,6 +148,7 @@ fn commands_are_taken_and_answered_without_the_allocator() {
         1
     );
     assert_eq!(count(|reply| matches!(reply, Reply::Pools(_))), 1);
+    assert_eq!(count(|reply| matches!(reply, Reply::LastDrops(_))), 1);
     assert_eq!(count(|reply| matches!(reply, Reply::Stopped)), 1);
     assert_eq!(rig.allocator_calls, 0);
 }
@@ -195,5 +202,45 @@ fn what_is_the_kernels_costs_no_allocation() {
     }
     let sent = rig.stats.event(Event::FromKernel).get();
     assert_eq!(sent, KERNEL_DEPTH as u64);
+    assert_eq!(rig.allocator_calls, 0);
+}
+
+#[test]
+fn a_capture_costs_no_allocation() {
+    let mut rig = Rig::new(&options());
+    let ring = Arc::new(Ring::new(64, 128, 2));
+    let drops = Filter {
+        drops: true,
+        ..Filter::default()
+    };
+    let taps = [(1, Filter::default()), (2, drops)];
+    for (id, filter) in taps {
+        let tap = Tap::new(id, filter, 1, Arc::clone(&ring));
+        rig.link
+            .commands
+            .push(Command::Capture(Box::new(tap)))
+            .expect("room");
+    }
+    rig.poll();
+    connect(&mut rig, 0..20, 0);
+    let stray = Segment {
+        flags: Flags::ACK,
+        ..Segment::syn(5_000, 1)
+    };
+    rig.receive_segment(WAN, &stray);
+    rig.settle();
+    for id in [1, 2] {
+        rig.link
+            .commands
+            .push(Command::EndCapture(id))
+            .expect("room");
+    }
+    rig.poll();
+    let replies: Vec<Reply> = std::iter::from_fn(|| rig.link.replies.pop()).collect();
+    let count = |wanted: fn(&Reply) -> bool| replies.iter().filter(|reply| wanted(reply)).count();
+    assert_eq!(count(|reply| matches!(reply, Reply::Capturing(_))), 2);
+    assert_eq!(count(|reply| matches!(reply, Reply::Captured(_))), 2);
+    assert!(ring.lost().sum::<u64>() > 0, "the ring is filled");
+    assert!(ring.take().is_some());
     assert_eq!(rig.allocator_calls, 0);
 }

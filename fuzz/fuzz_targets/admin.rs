@@ -56,7 +56,7 @@ name = "a"
 address = "10.2.0.101:80"
 "#;
 
-const KEYS: [&str; 32] = [
+const KEYS: [&str; 39] = [
     "name",
     "service",
     "server",
@@ -89,9 +89,16 @@ const KEYS: [&str; 32] = [
     "time-wait",
     "half-closed",
     "unknown",
+    "filter",
+    "sort",
+    "sample",
+    "snaplen",
+    "records",
+    "capture",
+    "reason",
 ];
 
-const TEXTS: [&str; 32] = [
+const TEXTS: [&str; 36] = [
     "web",
     "a",
     "b",
@@ -124,6 +131,10 @@ const TEXTS: [&str; 32] = [
     "drop",
     "",
     "\u{0}\n\"\\é",
+    "client 10.1.0.0/16 drops",
+    "service web proto tcp",
+    "idle",
+    "no-route",
 ];
 
 struct NoPort;
@@ -166,6 +177,7 @@ fn start() -> Sender<Call> {
     }
     std::thread::spawn(move || {
         let _alive = alive;
+        let mut taps = Vec::new();
         loop {
             for link in &links {
                 while let Some(command) = link.commands.pop() {
@@ -176,6 +188,18 @@ fn start() -> Sender<Call> {
                         }
                         Command::Scan(scan) => Reply::Scanned(scan),
                         Command::Pools(scan) => Reply::Pools(scan),
+                        Command::LastDrops(scan) => Reply::LastDrops(scan),
+                        Command::Capture(tap) => {
+                            let id = tap.id;
+                            taps.push(tap);
+                            Reply::Capturing(id)
+                        }
+                        Command::EndCapture(id) => {
+                            let Some(at) = taps.iter().position(|tap| tap.id == id) else {
+                                continue;
+                            };
+                            Reply::Captured(taps.swap_remove(at))
+                        }
                         _ => continue,
                     };
                     let _ = link.replies.push(reply);
@@ -194,6 +218,7 @@ fn start() -> Sender<Call> {
             calls,
             signals: Signals::default(),
             metrics: metrics::Setup::default(),
+            tsc: || 0,
             kernel: Kernel::none(),
             // What a request makes up must not be sent anything.
             checker: Box::new(|| Err(io::ErrorKind::Unsupported.into())),

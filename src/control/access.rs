@@ -131,7 +131,8 @@ impl Access {
 /// Methods that change nothing, and show nothing but what the gateway itself
 /// has: no files, no packets.
 fn only_looks(method: &str) -> bool {
-    method.ends_with(".list") || matches!(method, "ping" | "version" | "config.get")
+    method.ends_with(".list")
+        || matches!(method, "ping" | "version" | "config.get" | "flow.explain")
 }
 
 fn group(key: &str, wanted: Option<&str>) -> Result<Option<Named>, String> {
@@ -209,10 +210,19 @@ pub(super) mod tests {
             "service.add",
             "config.diff",
             "config.check",
+            "drops.last",
+            "capture.start",
+            "capture.read",
         ] {
             assert!(!allowed.contains(&method), "{method}");
         }
-        for method in ["ping", "services.list", "connections.list", "config.get"] {
+        for method in [
+            "ping",
+            "services.list",
+            "connections.list",
+            "config.get",
+            "flow.explain",
+        ] {
             assert!(allowed.contains(&method), "{method}");
         }
     }

@@ -214,6 +214,180 @@ pub struct Event {
     pub meaning: String,
 }
 
+/// `drops.last`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct LastDrops {
+    /// Oldest first.
+    pub drops: Vec<LastDrop>,
+}
+
+/// A packet that went no further.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct LastDrop {
+    /// Nanoseconds since 1970.
+    pub time_ns: u64,
+    pub age_ms: u64,
+    pub reason: String,
+    pub worker: u8,
+    /// Where it was received; `None` where it had waited, or is the gateway's
+    /// own.
+    pub port: Option<String>,
+    /// Of the frame in bytes, without FCS.
+    pub length: u16,
+    /// The headers for people.
+    pub headers: String,
+    /// The first bytes of the frame.
+    pub hex: String,
+}
+
+/// `flow.explain`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Explained {
+    /// The flow as its packets are received.
+    pub source: SocketAddrV4,
+    pub destination: SocketAddrV4,
+    pub protocol: String,
+    /// `rss` or `software`.
+    pub steering: String,
+    /// Who gets these packets.
+    pub received: Steered,
+    /// `connection`: it is one; `new`: its first packet opens one; `kernel`:
+    /// the kernel gets it; `drop`.
+    pub outcome: String,
+    /// The drop reason.
+    pub reason: Option<String>,
+    /// The outcome in words.
+    pub meaning: String,
+    pub service: Option<String>,
+    /// The server that the scheduler would pick now.
+    pub next_server: Option<String>,
+    /// Towards the client of a new connection; `None` where no route leads there.
+    pub source_hop: Option<Hop>,
+    pub connection: Option<ExplainedConnection>,
+    /// The service's servers, at most 64, where it is no connection.
+    pub candidates: Vec<ExplainedServer>,
+}
+
+/// Where the hash over a packet's addresses and ports leads.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Steered {
+    pub hash: u32,
+    /// Of the redirection table.
+    pub slot: u16,
+    pub worker: u8,
+}
+
+/// A connection with everything that is known of it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ExplainedConnection {
+    pub connection: Connection,
+    /// `client to server` or `server to client`: the way of the packets asked
+    /// about.
+    pub direction: String,
+    /// Of packets from the client.
+    pub client_hash: Steered,
+    /// Of packets from the server.
+    pub server_hash: Steered,
+    /// `None` where no route leads there.
+    pub client_hop: Option<Hop>,
+    pub server_hop: Option<Hop>,
+    /// SYNs sent to real servers for it; `None` for UDP.
+    pub syns: Option<u8>,
+    pub tcp: Option<ExplainedTcp>,
+}
+
+/// A next hop as the connection's worker knows it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Hop {
+    pub port: String,
+    pub address: Ipv4Addr,
+    pub mac: Option<String>,
+    /// `known`, `asked`, `no answer` or `not asked yet`.
+    pub state: String,
+}
+
+/// Sequence numbers, each in its sender's numbering.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ExplainedTcp {
+    /// `None` as long as it has sent nothing.
+    pub client: Option<ExplainedSide>,
+    pub server: Option<ExplainedSide>,
+    /// Sent by the client, modulo 2^32.
+    pub client_bytes: Option<u32>,
+    /// By how much the client's sequence numbers are moved for the server.
+    pub seq_moved: u32,
+    pub timestamps_moved: u32,
+}
+
+/// What one side has sent.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ExplainedSide {
+    /// The end of it.
+    pub next: u32,
+    /// Up to where the other side has acknowledged it.
+    pub acknowledged: u32,
+    /// Sent and not acknowledged; `None` before anything is.
+    pub unacknowledged: Option<u32>,
+}
+
+/// A server that a new connection could go to; counts are the worker's.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ExplainedServer {
+    pub name: String,
+    pub address: SocketAddrV4,
+    pub weight: u32,
+    pub state: String,
+    pub active: u64,
+    pub free_ports: u32,
+    pub resting_ports: u32,
+    pub hop: Option<Hop>,
+    /// The scheduler would pick it now.
+    pub next: bool,
+    /// Why it gets no connection; `None` where it does.
+    pub why_not: Option<String>,
+}
+
+/// `capture.start`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Capturing {
+    pub capture: u32,
+    /// Names of all ports, in the order of `Captured::lost`.
+    pub ports: Vec<String>,
+    /// The workers that take part.
+    pub workers: Vec<u8>,
+}
+
+/// `capture.read`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Captured {
+    /// Oldest first; also from one answer to the next.
+    pub packets: Vec<CapturedPacket>,
+    /// Packets lost so far because the workers' records were full, by port.
+    pub lost: Vec<u64>,
+    /// The capture is over and these were its last packets.
+    pub ended: bool,
+}
+
+/// A packet as it was received or sent.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct CapturedPacket {
+    /// Nanoseconds since 1970.
+    pub time_ns: u64,
+    pub worker: u8,
+    /// A number of the worker's own, ascending.
+    pub number: u64,
+    /// `None` for a packet that had waited and was given up.
+    pub port: Option<String>,
+    /// `in`, `out`, or `none` for one that was given up.
+    pub direction: String,
+    /// Of the frame in bytes, without FCS.
+    pub length: u32,
+    /// The frame, as far as it was kept, in base64.
+    pub data: String,
+    /// Translation, state, verdict.
+    pub comment: String,
+}
+
 /// `pools.list`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Pools {

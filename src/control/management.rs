@@ -4,8 +4,10 @@
 //! needs a lock. Never waits for one worker or one client: what is not there
 //! yet is looked for again a millisecond later.
 
+mod captures;
 mod changes;
 mod drains;
+mod explain;
 mod gather;
 mod health;
 mod links;
@@ -13,6 +15,7 @@ mod methods;
 mod notices;
 mod report;
 mod signals;
+mod times;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -21,6 +24,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
+use self::captures::Captures;
 use self::changes::{Change, Preparing, Taking};
 use self::drains::Drains;
 use self::gather::{Ask, Complete, Gather};
@@ -31,6 +35,7 @@ pub use self::methods::METHODS;
 use self::notices::{NoticeLog, server_title};
 pub(super) use self::report::{protocol_name, server_state, steering_name};
 pub use self::signals::Signals;
+use self::times::Times;
 use super::api;
 use super::jobs::Jobs;
 use super::kernel::Kernel;
@@ -39,12 +44,17 @@ use super::rpc::Outcome;
 use super::socket::Call;
 use super::state::State;
 use super::supervisor::{self, Watchdog};
-use crate::conntrack::entry::Entry;
+use crate::conntrack::entry::{Entry, FlowTuple};
+use crate::filter::Filter;
 use crate::ids::{PortIx, SetIx, WorkerIx};
-use crate::stats::WorkerStats;
+use crate::stats::{DropReason, WorkerStats};
 use crate::time::Millis;
 use crate::wire::ethernet::MacAddr;
-use crate::worker::message::{Command, Filter, Learned, PoolScan, Reply, Scan, SetUse, Update};
+use crate::worker::dropped::Dropped;
+use crate::worker::explain::Probe;
+use crate::worker::message::{
+    Command, DropScan, Learned, Order, PoolScan, Reply, Scan, SetUse, Update,
+};
 
 /// Between two looks at the workers' replies: what one worker learns about a
 /// next hop, the others wait for.
@@ -109,6 +119,7 @@ pub trait PortStatus: Send + Sync {
 struct ConnectionsAsk {
     filter: Filter,
     limit: usize,
+    sort: Option<Order>,
 }
 
 struct Copied {
@@ -141,6 +152,8 @@ pub struct Setup {
     pub kernel: Kernel,
     /// How health checks are begun: [`crate::health::Checker::start`].
     pub checker: StartChecker,
+    /// Reads the TSC, which the workers' readings are held against.
+    pub tsc: fn() -> u64,
 }
 
 /// The management loop.
@@ -160,11 +173,15 @@ pub struct Management {
     changing: Jobs,
     /// Makes long answers.
     answering: Jobs,
-    connections: Gather<ConnectionsAsk, usize, Copied>,
+    connections: Gather<ConnectionsAsk, (usize, Option<Order>), Copied>,
     /// Of the sets of the snapshot of this generation.
     pools: Gather<(), u64, Vec<SetUse>>,
     /// The sets of the snapshot of this generation.
     sets: (u64, Arc<[SetIx]>),
+    last_drops: Gather<Option<DropReason>, (), Vec<(DropReason, Dropped)>>,
+    flows: Gather<FlowTuple, FlowTuple, Box<Probe>>,
+    captures: Captures,
+    times: Times,
     notices: NoticeLog,
     drains: Drains,
     health: Health,
@@ -214,6 +231,10 @@ impl Management {
             connections: Gather::new("the scan of connections", count),
             pools: Gather::new("the scan of local ports", count),
             sets: (0, Arc::default()),
+            last_drops: Gather::new("the scan of dropped packets", count),
+            flows: Gather::new("the question about a flow", count),
+            captures: Captures::default(),
+            times: Times::new(setup.tsc),
             notices: NoticeLog::default(),
             drains: Drains::default(),
             health: Health::new(setup.checker),
@@ -304,6 +325,7 @@ impl Management {
         }
         self.end_drains(now);
         self.take_health(now);
+        self.tend_captures(now);
         self.start_questions(now);
         for worker in &mut self.workers {
             worker.flush();
@@ -311,6 +333,8 @@ impl Management {
         self.changes.expire(now);
         self.connections.expire(now);
         self.pools.expire(now);
+        self.last_drops.expire(now);
+        self.flows.expire(now);
         match self.calls.recv_timeout(wait) {
             Ok(call) => {
                 self.execute(call, now);
@@ -358,6 +382,23 @@ impl Management {
                     self.counted_ports(complete, now);
                 }
             }
+            Reply::LastDrops(scan) => {
+                if let Some(complete) = self.last_drops.answer(worker, scan.found) {
+                    let snapshot = self.state.snapshot();
+                    let drops = report::last_drops(snapshot, &complete.answers, &self.times);
+                    answer(complete.reply, Ok(methods::value(&drops)));
+                }
+            }
+            Reply::Explained(probe) => {
+                if let Some(complete) = self.flows.answer(worker, probe) {
+                    let snapshot = self.state.snapshot();
+                    let (tuple, probes) = (complete.tag, complete.answers);
+                    let explained = explain::explained(snapshot, tuple, &probes);
+                    answer(complete.reply, Ok(methods::value(&explained)));
+                }
+            }
+            Reply::Capturing(id) => self.capturing(id, now),
+            Reply::Captured(tap) => self.captured(tap.id),
             Reply::Neighbor(learned) => self.learned(worker, learned, now),
             Reply::ServerFailed(server) => {
                 let title = server_title(self.state.snapshot(), server);
@@ -414,21 +455,52 @@ impl Management {
             }
         }
         if let Some(Ask {
-            question: ConnectionsAsk { filter, limit },
+            question:
+                ConnectionsAsk {
+                    filter,
+                    limit,
+                    sort,
+                },
             reply,
             deadline,
         }) = self.connections.next()
         {
-            self.connections.begin(limit, reply, deadline);
-            for worker in &mut self.workers {
+            self.connections.begin((limit, sort), reply, deadline);
+            for (ix, worker) in self.workers.iter_mut().enumerate() {
+                let is_asked = filter.worker.is_none_or(|wanted| wanted.ix() == ix);
+                // One more than asked for tells whether there are more.
+                let limit = if is_asked { limit + 1 } else { 0 };
                 worker.send(Command::Scan(Box::new(Scan {
                     filter,
-                    // One more than asked for tells whether there are more.
-                    found: Vec::with_capacity(limit + 1),
-                    limit: limit + 1,
+                    sort,
+                    found: Vec::with_capacity(limit),
+                    limit,
                     cursor: 0,
                     now: Millis(0),
                 })));
+            }
+        }
+        if let Some(Ask {
+            question,
+            reply,
+            deadline,
+        }) = self.last_drops.next()
+        {
+            self.last_drops.begin((), reply, deadline);
+            for worker in &mut self.workers {
+                worker.send(Command::LastDrops(Box::new(DropScan::new(question))));
+            }
+        }
+        if let Some(Ask {
+            question,
+            reply,
+            deadline,
+        }) = self.flows.next()
+        {
+            self.flows.begin(question, reply, deadline);
+            let probe = explain::probe(self.state.snapshot(), question);
+            for worker in &mut self.workers {
+                worker.send(Command::Explain(Box::new(probe.clone())));
             }
         }
         self.sample_ports(now);
@@ -519,10 +591,10 @@ impl Management {
         );
     }
 
-    fn scanned(&mut self, complete: Complete<usize, Copied>) {
+    fn scanned(&mut self, complete: Complete<(usize, Option<Order>), Copied>) {
         let snapshot = Arc::clone(self.state.snapshot());
         self.answering.run(move || {
-            let limit = complete.tag;
+            let (limit, sort) = complete.tag;
             let snapshot = &*snapshot;
             let copies = complete.answers.iter().enumerate();
             let mut connections: Vec<api::Connection> = copies
@@ -532,8 +604,15 @@ impl Management {
                     };
                     copied.found.iter().map(row)
                 })
-                .take(limit + 1)
                 .collect();
+            if let Some(order) = sort {
+                connections.sort_by_key(|connection| {
+                    std::cmp::Reverse(match order {
+                        Order::Idle => connection.idle_ms,
+                        Order::Age => connection.age_ms,
+                    })
+                });
+            }
             let truncated = connections.len() > limit;
             connections.truncate(limit);
             answer(

@@ -6,6 +6,7 @@ pub mod access;
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod headers;
 pub mod import;
 mod jobs;
 pub mod kernel;

@@ -314,6 +314,11 @@ impl<B> Neighbors<B> {
         }
     }
 
+    /// What is known of a next hop, if it was ever asked for.
+    pub fn known(&self, hop: NextHop) -> Option<&Neighbor> {
+        self.hop(self.find(hop)?)
+    }
+
     /// What is known of a next hop.
     pub fn hop(&self, ix: NeighborIx) -> Option<&Neighbor> {
         self.table.get(ix.ix())

@@ -110,7 +110,7 @@ impl<Io: BurstIo> Worker<Io> {
         });
         match sent {
             Ok(()) => self.stats.event(event).add(1),
-            Err(reason) => self.stats.drop_counter(reason).add(1),
+            Err(reason) => self.not_made(reason),
         }
     }
 
@@ -151,6 +151,9 @@ impl<Io: BurstIo> Worker<Io> {
         if !packet.set_len(len.max(MIN_FRAME)) {
             return Err(DropReason::NoBuffer);
         }
+        if self.captures.is_on() {
+            self.captures.note_answer();
+        }
         self.emit(packet, hop);
         Ok(())
     }
@@ -178,7 +181,7 @@ impl<Io: BurstIo> Worker<Io> {
         });
         match sent {
             Ok(()) => self.stats.event(Event::IcmpSent).add(1),
-            Err(reason) => self.stats.drop_counter(reason).add(1),
+            Err(reason) => self.not_made(reason),
         }
     }
 

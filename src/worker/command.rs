@@ -4,7 +4,7 @@
 
 use super::message::{COMMANDS_PER_POLL, Command, PoolScan, Reply, Scan, SetUse, Update};
 use super::{PortFacts, Worker};
-use crate::conntrack::entry::State;
+use crate::conntrack::entry::{Entry, State};
 use crate::ids::SlotIx;
 use crate::io::BurstIo;
 
@@ -32,6 +32,10 @@ impl<Io: BurstIo> Worker<Io> {
                 Command::Neighbor(learned) => self.neighbor_learned(learned),
                 Command::Scan(scan) => self.start_scan(scan),
                 Command::Pools(scan) => self.start_pool_scan(scan),
+                Command::LastDrops(scan) => self.start_drop_scan(scan),
+                Command::Explain(probe) => self.explain(probe),
+                Command::Capture(tap) => self.start_capture(tap),
+                Command::EndCapture(id) => self.end_capture(id),
                 Command::Stop => {
                     self.stopping = true;
                     self.tell(Reply::Stopped);
@@ -49,7 +53,14 @@ impl<Io: BurstIo> Worker<Io> {
         };
         let must_arrive = matches!(
             reply,
-            Reply::Applied(_) | Reply::Scanned(_) | Reply::Pools(_) | Reply::Stopped
+            Reply::Applied(_)
+                | Reply::Scanned(_)
+                | Reply::Pools(_)
+                | Reply::LastDrops(_)
+                | Reply::Explained(_)
+                | Reply::Capturing(_)
+                | Reply::Captured(_)
+                | Reply::Stopped
         );
         if must_arrive {
             // Room for far more than can be under way: the management core
@@ -165,19 +176,85 @@ impl<Io: BurstIo> Worker<Io> {
         };
         let end = self.table.slots_end().0;
         let to = scan.cursor.saturating_add(SCAN_PER_POLL).min(end);
-        while scan.cursor < to && scan.found.len() < scan.limit {
+        let is_full = |scan: &Scan| {
+            scan.found.len() >= scan.limit && (scan.sort.is_none() || scan.limit == 0)
+        };
+        while scan.cursor < to && !is_full(&scan) {
             let entry = self.table.get(SlotIx(scan.cursor));
             scan.cursor += 1;
-            if entry.state != State::Free && scan.filter.matches(entry) {
-                scan.found.push(*entry);
+            if entry.state == State::Free || !scan.filter.matches_entry(entry) {
+                continue;
+            }
+            match scan.sort {
+                Some(order) => {
+                    let key = |entry: &Entry| order.key(entry, self.now);
+                    keep_largest(&mut scan.found, scan.limit, entry, key);
+                }
+                None => scan.found.push(*entry),
             }
         }
-        if scan.cursor >= end || scan.found.len() >= scan.limit {
+        if scan.cursor >= end || is_full(&scan) {
             scan.now = self.now;
             self.tell(Reply::Scanned(scan));
         } else {
             self.scan = Some(scan);
         }
         1
+    }
+}
+
+/// Keeps the `limit` entries with the largest keys in a binary heap whose root
+/// has the smallest: without memory of its own, since `heap` has room for all.
+fn keep_largest(heap: &mut Vec<Entry>, limit: usize, entry: &Entry, key: impl Fn(&Entry) -> u32) {
+    if heap.len() < limit {
+        heap.push(*entry);
+        let mut at = heap.len() - 1;
+        while at > 0 && key(&heap[at]) < key(&heap[(at - 1) / 2]) {
+            heap.swap(at, (at - 1) / 2);
+            at = (at - 1) / 2;
+        }
+        return;
+    }
+    if heap.first().is_none_or(|least| key(entry) <= key(least)) {
+        return;
+    }
+    heap[0] = *entry;
+    let mut at = 0;
+    loop {
+        let children = (2 * at + 1..=2 * at + 2).filter(|&child| child < heap.len());
+        let Some(least) = children.min_by_key(|&child| key(&heap[child])) else {
+            return;
+        };
+        if key(&heap[at]) <= key(&heap[least]) {
+            return;
+        }
+        heap.swap(at, least);
+        at = least;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::time::Millis;
+
+    proptest! {
+        #[test]
+        fn the_largest_are_kept(keys in proptest::collection::vec(0u32..50, 0..60), limit in 1usize..20) {
+            let mut heap = Vec::with_capacity(limit);
+            for &key in &keys {
+                let entry = Entry { last_seen: Millis(key), ..Entry::FREE };
+                keep_largest(&mut heap, limit, &entry, |entry| entry.last_seen.0);
+            }
+            prop_assert_eq!(heap.capacity(), limit);
+            let mut kept: Vec<u32> = heap.iter().map(|entry| entry.last_seen.0).collect();
+            kept.sort_unstable();
+            let mut expected = keys;
+            expected.sort_unstable();
+            expected.drain(..expected.len().saturating_sub(limit));
+            prop_assert_eq!(kept, expected);
+        }
     }
 }

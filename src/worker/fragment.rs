@@ -13,6 +13,7 @@ use arrayvec::ArrayVec;
 use super::Worker;
 use super::parse::{L3, Packet};
 use super::path::{mapping_of, tuple_of};
+use crate::conntrack::entry::FlowTuple;
 use crate::ids::PortIx;
 use crate::io::{BurstIo, PacketBuf};
 use crate::nat::rewrite::translate_fragment;
@@ -94,6 +95,11 @@ impl<B> Fragments<B> {
         }
     }
 
+    /// Fragments that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     fn ports(&self, datagram: &Datagram, now: Millis) -> Option<(u16, u16)> {
         let known = self.known[datagram.place()]?;
         (known.datagram == *datagram && now.since(known.since) < REMEMBERED_MS)
@@ -130,7 +136,9 @@ impl<Io: BurstIo> Worker<Io> {
             .position(|waiting| waiting.datagram == datagram)
         {
             let waiting = self.fragments.waiting.remove(overtaken);
-            self.later_fragment(waiting.packet, &waiting.at, waiting.port);
+            self.aside(|worker| {
+                worker.later_fragment(waiting.packet, &waiting.at, waiting.port);
+            });
         }
     }
 
@@ -194,6 +202,19 @@ impl<Io: BurstIo> Worker<Io> {
         self.stats.event(Event::Fragmented).add(1);
         self.count(server, direction, at.ip_len);
         self.emit(packet, hop);
+    }
+
+    /// The ports of the datagram that a fragment is of, where they are known;
+    /// `ip` is the fragment from its IP header on.
+    pub(super) fn ports_of_fragment(&self, ip: &[u8], tuple: &FlowTuple) -> Option<(u16, u16)> {
+        let ident = ip.get(4..)?.first_chunk()?;
+        let datagram = Datagram {
+            src: tuple.src,
+            dst: tuple.dst,
+            ident: u16::from_be_bytes(*ident),
+            protocol: tuple.protocol,
+        };
+        self.fragments.ports(&datagram, self.now)
     }
 
     /// Gives up fragments whose first one did not come.

@@ -72,7 +72,7 @@ impl<Io: BurstIo> Worker<Io> {
 
     fn send_arp(&mut self, arp: &ArpRepr, to: MacAddr, port: PortIx) {
         let Some(mut packet) = self.io.allocate() else {
-            return self.stats.drop_counter(DropReason::NoBuffer).add(1);
+            return self.not_made(DropReason::NoBuffer);
         };
         if packet.set_len(MIN_FRAME_LEN)
             && let Some(frame) = packet.bytes_mut().first_chunk_mut()

@@ -7,13 +7,19 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use crossbeam::queue::ArrayQueue;
+use serde::Deserialize;
 
+use crate::capture::Tap;
 use crate::conntrack::entry::Entry;
+use crate::filter::Filter;
 use crate::ids::{PortIx, ServerIx, ServiceIx, SetIx};
 use crate::service::snapshot::Snapshot;
 use crate::snat::ports::PortSet;
+use crate::stats::DropReason;
 use crate::time::Millis;
 use crate::wire::ethernet::MacAddr;
+use crate::worker::dropped::{Dropped, KEPT};
+use crate::worker::explain::Probe;
 
 /// Management core → worker.
 #[derive(Debug)]
@@ -26,6 +32,14 @@ pub enum Command {
     Scan(Box<Scan>),
     /// Copy the use of port sets out. At most one is with a worker at a time.
     Pools(Box<PoolScan>),
+    /// Copy the last dropped packets out. At most one is with a worker at a time.
+    LastDrops(Box<DropScan>),
+    /// Tell what is known of a flow.
+    Explain(Box<Probe>),
+    /// Begin a capture.
+    Capture(Box<Tap>),
+    /// End the capture of this number.
+    EndCapture(u32),
     /// Leave the loop.
     Stop,
 }
@@ -64,7 +78,10 @@ pub struct Learned {
 pub struct Scan {
     /// Which ones.
     pub filter: Filter,
-    /// Those found, in table order; the walk ends when it is full.
+    /// Those that are furthest in this order; `None`: the first ones.
+    pub sort: Option<Order>,
+    /// Those found: without an order in that of the table, and the walk ends
+    /// when it is full; with one, a heap whose root is the next to go.
     pub found: Vec<Entry>,
     /// Most to find; `found` has room for them.
     pub limit: usize,
@@ -72,6 +89,26 @@ pub struct Scan {
     pub cursor: u32,
     /// The worker's time when the walk ended.
     pub now: Millis,
+}
+
+/// An order of connections, the largest first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Order {
+    /// By the time since their last packet.
+    Idle,
+    /// By the time since their first packet.
+    Age,
+}
+
+impl Order {
+    /// How far a connection is in this order.
+    pub fn key(self, entry: &Entry, now: Millis) -> u32 {
+        now.since(match self {
+            Self::Idle => entry.last_seen,
+            Self::Age => entry.created,
+        })
+    }
 }
 
 /// A copy of how many local ports are in use. The worker looks at a few dozen
@@ -110,37 +147,27 @@ pub struct SetUse {
     pub resting: u32,
 }
 
-/// A condition on connections; absent parts match everything.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Filter {
-    pub client: Option<Ipv4Addr>,
-    pub client_port: Option<u16>,
-    pub vip: Option<Ipv4Addr>,
-    pub vip_port: Option<u16>,
-    pub local: Option<Ipv4Addr>,
-    pub local_port: Option<u16>,
-    pub server: Option<Ipv4Addr>,
-    pub server_port: Option<u16>,
-    pub protocol: Option<u8>,
-    pub state: Option<crate::conntrack::entry::State>,
+/// A copy of the last dropped packets. The worker copies those of a few
+/// reasons between bursts.
+#[derive(Debug)]
+pub struct DropScan {
+    /// Those of one reason; `None`: of all.
+    pub reason: Option<DropReason>,
+    /// Those found; of one reason oldest first. Has room for all of them.
+    pub found: Vec<(DropReason, Dropped)>,
+    /// Next reason to look at.
+    pub cursor: usize,
 }
 
-impl Filter {
-    /// Whether `entry` meets every part.
-    pub fn matches(&self, entry: &Entry) -> bool {
-        fn meets<T: PartialEq>(wanted: Option<T>, value: T) -> bool {
-            wanted.is_none_or(|wanted| wanted == value)
+impl DropScan {
+    /// A scan of one reason or all.
+    pub fn new(reason: Option<DropReason>) -> Self {
+        let reasons = reason.map_or(DropReason::COUNT, |_| 1);
+        Self {
+            reason,
+            found: Vec::with_capacity(reasons * KEPT),
+            cursor: 0,
         }
-        meets(self.client, entry.client)
-            && meets(self.client_port, entry.client_port)
-            && meets(self.vip, entry.vip)
-            && meets(self.vip_port, entry.vip_port)
-            && meets(self.local, entry.local)
-            && meets(self.local_port, entry.local_port)
-            && meets(self.server, entry.server_addr)
-            && meets(self.server_port, entry.server_port)
-            && meets(self.protocol, entry.protocol)
-            && meets(self.state, entry.state)
     }
 }
 
@@ -153,6 +180,14 @@ pub enum Reply {
     Scanned(Box<Scan>),
     /// The scan of port sets is complete.
     Pools(Box<PoolScan>),
+    /// The copy of the last dropped packets is complete.
+    LastDrops(Box<DropScan>),
+    /// What is known of a flow.
+    Explained(Box<Probe>),
+    /// The capture of this number has begun.
+    Capturing(u32),
+    /// The capture has ended; its tap is to be freed.
+    Captured(Box<Tap>),
     /// A MAC address was learned or lost.
     Neighbor(Learned),
     /// A real server answered a SYN with RST or not in time.

@@ -10,6 +10,9 @@
 //! hold     SYNs kept for a second try  health  servers that fail SYNs
 //! fragment IP fragments              kernel  packets of the kernel behind us
 //! command  what the management core asks for
+//! capture  copies of packets for `fullgatectl capture`
+//! dropped  the last dropped packets, with their headers
+//! explain  what is known of one flow
 //! ```
 //!
 //! A worker never allocates from the heap after it was made, locks, makes a
@@ -18,8 +21,11 @@
 #![deny(unsafe_code)]
 
 mod answer;
+mod capture;
 mod close;
 mod command;
+pub mod dropped;
+pub mod explain;
 mod fragment;
 mod health;
 mod hold;
@@ -52,12 +58,14 @@ use crate::stats::WorkerStats;
 use crate::time::Millis;
 use crate::wire::ethernet::MacAddr;
 
+use capture::Captures;
 use close::{Sweep, Turns};
+use dropped::LastDrops;
 use fragment::Fragments;
 use health::Health;
 use hold::HeldSyns;
 use kernel::{Kernel, KernelRings};
-use message::{Backlog, Link, PoolScan, Scan, Update};
+use message::{Backlog, DropScan, Link, PoolScan, Scan, Update};
 
 /// The time of one poll round.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -175,6 +183,11 @@ pub struct Worker<Io: BurstIo> {
     sweep: Sweep,
     scan: Option<Box<Scan>>,
     pool_scan: Option<Box<PoolScan>>,
+    drop_scan: Option<Box<DropScan>>,
+    captures: Captures,
+    last_drops: LastDrops,
+    /// Where the packet that is being handled was received.
+    receiving: Option<PortIx>,
     /// Next address to announce; see `link`.
     announce: usize,
     /// Where eviction looks next.
@@ -194,6 +207,7 @@ impl<Io: BurstIo> Worker<Io> {
         let kernel = setup
             .kernel
             .map(|rings| Box::new(Kernel::new(rings, &first.snapshot, now.ms)));
+        let ports = io.ports();
         let mut worker = Self {
             ix: setup.ix,
             tx: (0..io.ports()).map(|_| ArrayVec::new()).collect(),
@@ -225,6 +239,10 @@ impl<Io: BurstIo> Worker<Io> {
             sweep: Sweep::default(),
             scan: None,
             pool_scan: None,
+            drop_scan: None,
+            captures: Captures::new(ports),
+            last_drops: LastDrops::new(),
+            receiving: None,
             announce: 0,
             evict_cursor: 0,
             now: now.ms,
@@ -251,6 +269,7 @@ impl<Io: BurstIo> Worker<Io> {
             packets += self.burst(PortIx(port as u8));
         }
         packets += self.handed_over();
+        self.receiving = None;
         packets += self.injected();
         work += self.background();
         self.flush();
@@ -294,6 +313,7 @@ impl<Io: BurstIo> Worker<Io> {
         work += self.sweep();
         work += self.scan();
         work += self.pool_scan();
+        work += self.drop_scan();
         if self.ticked != self.now {
             self.ticked = self.now;
             self.tick();

@@ -136,7 +136,7 @@ impl<Io: BurstIo> Worker<Io> {
 
     /// The service's next server: one that is up and did not just fail; where
     /// all have failed, one that is up, since trying beats refusing.
-    fn pick(
+    pub(super) fn pick(
         &mut self,
         service_ix: ServiceIx,
         client: Ipv4Addr,
@@ -276,7 +276,7 @@ impl<Io: BurstIo> Worker<Io> {
 
     fn packet_from_held(&mut self, held: u32) -> Option<(Io::Buf, Packet)> {
         let Some(mut packet) = self.io.allocate() else {
-            self.stats.drop_counter(DropReason::NoBuffer).add(1);
+            self.not_made(DropReason::NoBuffer);
             return None;
         };
         let ip = self.held.get(held);

@@ -77,6 +77,10 @@ impl<Io: BurstIo> Worker<Io> {
     }
 
     fn flush_port(&mut self, port: PortIx) {
+        let captured = self.captures.is_on();
+        if captured {
+            self.capture_sent(None);
+        }
         let buffer = &mut self.tx[port.ix()];
         let size = |buffer: &[Io::Buf]| {
             buffer
@@ -90,6 +94,9 @@ impl<Io: BurstIo> Worker<Io> {
         let counters = self.stats.port(port);
         counters.tx_packets.add((packets - left) as u64);
         counters.tx_bytes.add(bytes - left_bytes);
+        if captured {
+            self.flushed(port);
+        }
     }
 
     /// The next hop towards an address, by the routing table.
@@ -119,8 +126,10 @@ impl<Io: BurstIo> Worker<Io> {
             self.stats.event(Event::NeighborHeld).add(1);
             self.emit(packet, hop);
         }
-        while let Some((_, packet)) = self.neighbors.take_waiting(Condition::Failed) {
-            self.discard(packet, DropReason::NeighborUnreachable);
-        }
+        self.aside(|worker| {
+            while let Some((_, packet)) = worker.neighbors.take_waiting(Condition::Failed) {
+                worker.discard(packet, DropReason::NeighborUnreachable);
+            }
+        });
     }
 }

@@ -20,16 +20,32 @@ use crate::wire::tcp::{TcpOption, TcpView};
 
 /// A parsed packet, the hash of its tuple (0 where it has none), and where its
 /// connection most likely is.
-struct Look {
-    parsed: Parsed,
-    hash: u64,
-    candidate: Option<(SlotIx, Direction)>,
+pub(super) struct Look {
+    pub(super) parsed: Parsed,
+    pub(super) hash: u64,
+    pub(super) candidate: Option<(SlotIx, Direction)>,
 }
 
 impl<Io: BurstIo> Worker<Io> {
     /// Receives a burst from `port` and sees each packet through.
     #[inline]
     pub(super) fn burst(&mut self, port: PortIx) -> usize {
+        if self.captures.is_on() {
+            return self.burst_captured(port);
+        }
+        self.receive(port, |worker, packet, look| {
+            worker.see_through(packet, look, port);
+        })
+    }
+
+    /// Receives a burst from `port`; what other workers own they get, the
+    /// others are for `see`.
+    #[inline(always)]
+    pub(super) fn receive(
+        &mut self,
+        port: PortIx,
+        see: impl Fn(&mut Self, Io::Buf, &Look),
+    ) -> usize {
         let mut packets = ArrayVec::<Io::Buf, BURST>::new();
         self.io.receive(port, &mut packets);
         if packets.is_empty() {
@@ -40,6 +56,7 @@ impl<Io: BurstIo> Worker<Io> {
         }
 
         let count = packets.len();
+        self.receiving = Some(port);
         let mac = self.ports[port.ix()].mac;
         let mut looks = ArrayVec::<Look, BURST>::new();
         let mut bytes = 0;
@@ -74,7 +91,7 @@ impl<Io: BurstIo> Worker<Io> {
                     continue;
                 }
             }
-            self.see_through(packet, look, port);
+            see(self, packet, look);
         }
         count
     }
@@ -82,6 +99,18 @@ impl<Io: BurstIo> Worker<Io> {
     /// Packets that other workers received and we own.
     #[inline]
     pub(super) fn handed_over(&mut self) -> usize {
+        if self.captures.is_on() {
+            return self.handed_over_captured();
+        }
+        self.take_handed_over(Self::see_through)
+    }
+
+    /// Takes what other workers handed over, for `see`.
+    #[inline(always)]
+    pub(super) fn take_handed_over(
+        &mut self,
+        see: impl Fn(&mut Self, Io::Buf, &Look, PortIx),
+    ) -> usize {
         let mut count = 0;
         for from in 0..self.handover.from.len() {
             if from == self.ix.ix() {
@@ -92,6 +121,7 @@ impl<Io: BurstIo> Worker<Io> {
                     break;
                 };
                 count += 1;
+                self.receiving = Some(port);
                 let parsed = parse(&packet, self.ports[port.ix()].mac);
                 let hash = self.start_look_up(&parsed);
                 let look = Look {
@@ -99,7 +129,7 @@ impl<Io: BurstIo> Worker<Io> {
                     hash,
                     candidate: None,
                 };
-                self.see_through(packet, &look, port);
+                see(self, packet, &look, port);
             }
         }
         count
@@ -124,6 +154,12 @@ impl<Io: BurstIo> Worker<Io> {
             }
             other => self.not_plain(packet, other, port),
         }
+    }
+
+    /// [`Worker::see_through`], out of line.
+    #[inline(never)]
+    pub(super) fn see_through_apart(&mut self, packet: Io::Buf, look: &Look, port: PortIx) {
+        self.see_through(packet, look, port);
     }
 
     /// Everything that is no whole TCP segment or UDP datagram.
@@ -398,14 +434,6 @@ impl<Io: BurstIo> Worker<Io> {
             Ok(()) => self.stats.handed_over.add(1),
             Err(HandedOver { packet, .. }) => self.discard(packet, DropReason::HandoverFull),
         }
-    }
-
-    /// Frees a packet that goes no further, and counts why.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn discard(&mut self, packet: Io::Buf, reason: DropReason) {
-        drop(packet);
-        self.stats.drop_counter(reason).add(1);
     }
 
     /// The next hop of one side of a connection.

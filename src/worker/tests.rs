@@ -1,5 +1,7 @@
 //! The whole packet path on memory I/O: packets in, packets out, counters.
 
+mod captures;
+mod explain;
 mod kernel;
 mod lab;
 mod steering;

@@ -1,12 +1,12 @@
 //! The command line, and the request each command stands for.
 
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Map, Value, json};
 
+use super::capture::Capture;
+use super::explain::Explain;
 use super::{given, none};
 
 /// Looks at and changes a running fullgate.
@@ -71,6 +71,15 @@ pub(super) enum Command {
         #[arg(long)]
         once: bool,
     },
+    /// Copy packets into a pcapng file, both legs of each connection: as they
+    /// were received and as they were sent, with what became of them as
+    /// comments. FILTER is a list of conditions, such as
+    /// "client 192.0.2.0/24 service web", "server :8080" or "drops".
+    Capture(Capture),
+    /// Tell what would happen, or is happening, to a flow: worker, service,
+    /// server, addresses, state, timers, next hops; or why it is dropped. Also
+    /// takes the server's side: SERVER:PORT LOCAL:PORT.
+    Explain(Explain),
     /// Show which version runs.
     Version,
 }
@@ -102,7 +111,7 @@ pub(super) enum Show {
     /// Health checks of the real servers.
     Health,
     /// Connections.
-    Connections(Filter),
+    Connections(Connections),
     /// Load of the workers, measured over an interval.
     Workers {
         /// Milliseconds between the two readings.
@@ -116,6 +125,12 @@ pub(super) enum Show {
         /// Also those that never happened.
         #[arg(long)]
         all: bool,
+        /// The last dropped packets of each reason, with their headers.
+        #[arg(long, conflicts_with = "all")]
+        last: bool,
+        /// Those of one reason only.
+        #[arg(long, requires = "last")]
+        reason: Option<String>,
     },
     /// Local ports in use, by pool.
     Pools,
@@ -127,50 +142,31 @@ pub(super) enum Show {
 
 /// Which connections; all conditions must be met.
 #[derive(Args, Debug)]
-pub(super) struct Filter {
-    #[arg(long, value_name = "ADDRESS[:PORT]")]
-    client: Option<Endpoint>,
-    #[arg(long, value_name = "ADDRESS[:PORT]")]
-    vip: Option<Endpoint>,
-    #[arg(long, value_name = "ADDRESS[:PORT]")]
-    local: Option<Endpoint>,
-    #[arg(long, value_name = "ADDRESS[:PORT]")]
-    server: Option<Endpoint>,
+pub(super) struct Connections {
+    /// Conditions, such as "client 192.0.2.0/24 service web": client, vip,
+    /// local, server or host with ADDRESS[/LENGTH][:PORT[-PORT]]; port, proto,
+    /// service, worker, state.
+    filter: Vec<String>,
+    #[arg(long, value_name = "ADDRESS[/LENGTH][:PORT]")]
+    client: Option<String>,
+    #[arg(long, value_name = "ADDRESS[/LENGTH][:PORT]")]
+    vip: Option<String>,
+    #[arg(long, value_name = "ADDRESS[/LENGTH][:PORT]")]
+    local: Option<String>,
+    #[arg(long, value_name = "ADDRESS[/LENGTH][:PORT]")]
+    server: Option<String>,
     /// tcp or udp.
     #[arg(long = "proto", value_name = "PROTOCOL")]
     protocol: Option<String>,
     /// Such as ESTABLISHED or SYN_RECV.
     #[arg(long)]
     state: Option<String>,
+    /// The longest first: idle or age.
+    #[arg(long, value_name = "ORDER")]
+    sort: Option<String>,
     /// Most connections to show.
     #[arg(long, value_name = "N")]
     limit: Option<u32>,
-}
-
-/// An address, with or without a port.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Endpoint {
-    addr: Ipv4Addr,
-    port: Option<u16>,
-}
-
-impl FromStr for Endpoint {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (addr, port) = match text.split_once(':') {
-            Some((addr, port)) => (addr, Some(port)),
-            None => (text, None),
-        };
-        let addr = addr
-            .parse()
-            .map_err(|_| format!("{addr:?} is no IPv4 address"))?;
-        let port = port.map(|port| port.parse().map_err(|_| format!("{port:?} is no port")));
-        Ok(Self {
-            addr,
-            port: port.transpose()?,
-        })
-    }
 }
 
 #[derive(Subcommand, Debug)]
@@ -356,6 +352,7 @@ impl Command {
             },
             Self::Server { change } => change.request(),
             Self::Reload => ("reload", none()),
+            Self::Explain(flow) => ("flow.explain", flow.params()),
             Self::Diff { file } => {
                 // The daemon has another working directory.
                 let path = std::path::absolute(file).unwrap_or_else(|_| file.clone());
@@ -363,7 +360,9 @@ impl Command {
             }
             Self::Save { .. } => ("config.get", none()),
             Self::Version => ("version", none()),
-            Self::Check { .. } | Self::Import { .. } | Self::Top { .. } => return None,
+            Self::Capture(_) | Self::Check { .. } | Self::Import { .. } | Self::Top { .. } => {
+                return None;
+            }
         })
     }
 }
@@ -429,9 +428,15 @@ impl Show {
     fn request(&self) -> (&'static str, Value) {
         match self {
             Self::Services { .. } | Self::Health => ("services.list", none()),
-            Self::Connections(filter) => ("connections.list", filter.params()),
+            Self::Connections(wanted) => ("connections.list", wanted.params()),
             Self::Workers { .. } => ("workers.list", none()),
             Self::Ports => ("ports.list", none()),
+            Self::Drops {
+                last: true, reason, ..
+            } => {
+                let reason = reason.as_ref().map(|v| json!(v));
+                ("drops.last", given([("reason", reason)]))
+            }
             Self::Drops { .. } => ("drops.list", none()),
             Self::Pools => ("pools.list", none()),
             Self::Neighbors => ("neighbors.list", none()),
@@ -440,21 +445,25 @@ impl Show {
     }
 }
 
-impl Filter {
+impl Connections {
     fn params(&self) -> Value {
-        let addr = |end: &Option<Endpoint>| end.map(|end| json!(end.addr));
-        let port = |end: &Option<Endpoint>| end.and_then(|end| end.port).map(|port| json!(port));
+        let mut words = self.filter.clone();
+        for (key, value) in [
+            ("client", &self.client),
+            ("vip", &self.vip),
+            ("local", &self.local),
+            ("server", &self.server),
+            ("proto", &self.protocol),
+            ("state", &self.state),
+        ] {
+            if let Some(value) = value {
+                words.extend([key.to_owned(), value.clone()]);
+            }
+        }
+        let filter = (!words.is_empty()).then(|| json!(words.join(" ")));
         given([
-            ("client", addr(&self.client)),
-            ("client_port", port(&self.client)),
-            ("vip", addr(&self.vip)),
-            ("vip_port", port(&self.vip)),
-            ("local", addr(&self.local)),
-            ("local_port", port(&self.local)),
-            ("server", addr(&self.server)),
-            ("server_port", port(&self.server)),
-            ("protocol", self.protocol.as_ref().map(|v| json!(v))),
-            ("state", self.state.as_ref().map(|v| json!(v))),
+            ("filter", filter),
+            ("sort", self.sort.as_ref().map(|v| json!(v))),
             ("limit", self.limit.map(|v| json!(v))),
         ])
     }
@@ -538,8 +547,19 @@ mod tests {
                 "fullgatectl show connections --client 192.0.2.9:1234 --server 10.0.0.1 --proto tcp --limit 5",
                 (
                     "connections.list",
-                    json!({"client": "192.0.2.9", "client_port": 1234, "server": "10.0.0.1", "protocol": "tcp", "limit": 5}),
+                    json!({"filter": "client 192.0.2.9:1234 server 10.0.0.1 proto tcp", "limit": 5}),
                 ),
+            ),
+            (
+                "fullgatectl show connections service web host 10.0.0.0/8 --state CLOSED --sort idle",
+                (
+                    "connections.list",
+                    json!({"filter": "service web host 10.0.0.0/8 state CLOSED", "sort": "idle"}),
+                ),
+            ),
+            (
+                "fullgatectl show drops --last --reason no-route",
+                ("drops.last", json!({"reason": "no-route"})),
             ),
             (
                 "fullgatectl --json show drops --all",
@@ -547,24 +567,6 @@ mod tests {
             ),
         ] {
             assert_eq!(request(line), expected, "{line}");
-        }
-    }
-
-    #[test]
-    fn endpoints_are_checked() {
-        let port = "192.0.2.1:80"
-            .parse::<Endpoint>()
-            .expect("an endpoint")
-            .port;
-        assert_eq!(port, Some(80));
-        for wrong in [
-            "",
-            "web",
-            "192.0.2.1:",
-            "192.0.2.1:70000",
-            "192.0.2.1:80:90",
-        ] {
-            assert!(wrong.parse::<Endpoint>().is_err(), "{wrong}");
         }
     }
 }

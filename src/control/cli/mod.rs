@@ -2,9 +2,11 @@
 //! Owns the connection; everything it prints is made by `show`.
 
 mod args;
+mod capture;
 mod client;
 mod daemon;
 mod drain;
+mod explain;
 mod health;
 mod save;
 mod show;
@@ -55,6 +57,9 @@ fn output(cli: &Cli) -> Result<String, String> {
         Command::Top { interval, once } => {
             let interval = Duration::from_millis(*interval);
             top::run(&cli.socket, interval, *once, cli.json)
+        }
+        Command::Capture(wanted) => {
+            capture::run(&cli.socket, wanted).map_err(|error| error.to_string())
         }
         command => call(cli, command).map_err(|error| error.to_string()),
     }
@@ -151,11 +156,13 @@ fn render(command: &Command, result: Value) -> Result<String, serde_json::Error>
                 show::workers(&api::Workers::default(), &now)
             }
             Show::Ports => show::ports(&from_value(result)?),
-            Show::Drops { all } => show::drops(&from_value(result)?, *all),
+            Show::Drops { last: true, .. } => show::last_drops(&from_value(result)?),
+            Show::Drops { all, .. } => show::drops(&from_value(result)?, *all),
             Show::Pools => show::pools(&from_value(result)?),
             Show::Neighbors => show::neighbors(&from_value(result)?),
             Show::Config => from_value::<api::RunningConfig>(result)?.toml,
         },
+        Command::Explain(_) => explain::text(&from_value(result)?),
         Command::Version => show::version(&from_value(result)?),
         Command::Service { .. } | Command::Server { .. } | Command::Reload => {
             show::warnings(&from_value::<api::Changed>(result)?.warnings)
@@ -164,7 +171,8 @@ fn render(command: &Command, result: Value) -> Result<String, serde_json::Error>
         Command::Save { .. }
         | Command::Check { .. }
         | Command::Import { .. }
-        | Command::Top { .. } => line(&result),
+        | Command::Top { .. }
+        | Command::Capture(_) => line(&result),
     })
 }
 

@@ -90,6 +90,7 @@ pub(super) fn connections(result: &api::Connections) -> String {
     let mut table = Table::new(&[
         ("pro", Left),
         ("expire", Right),
+        ("idle", Right),
         ("state", Left),
         ("client", Left),
         ("vip", Left),
@@ -102,6 +103,7 @@ pub(super) fn connections(result: &api::Connections) -> String {
         table.row([
             connection.protocol.to_uppercase(),
             connection.expires_ms.map_or_else(|| "-".into(), minutes),
+            minutes(connection.idle_ms),
             connection.state.clone(),
             connection.client.to_string(),
             connection.vip.to_string(),
@@ -238,6 +240,39 @@ pub(super) fn drops(result: &api::Drops, all: bool) -> String {
         part(&drops, "no drops"),
         part(&events, "no events")
     )
+}
+
+/// The last dropped packets, the newest at the end.
+pub(super) fn last_drops(result: &api::LastDrops) -> String {
+    let mut table = Table::new(&[
+        ("time", Left),
+        ("worker", Right),
+        ("port", Left),
+        ("bytes", Right),
+        ("reason", Left),
+        ("packet", Left),
+    ]);
+    for drop in &result.drops {
+        table.row([
+            time(drop.time_ns),
+            drop.worker.to_string(),
+            drop.port.clone().unwrap_or_else(|| "-".into()),
+            drop.length.to_string(),
+            drop.reason.clone(),
+            drop.headers.clone(),
+        ]);
+    }
+    if table.is_empty() {
+        return "no drops\n".into();
+    }
+    table.to_string()
+}
+
+/// A time of day to the microsecond, UTC.
+fn time(unix_ns: u64) -> String {
+    let nanoseconds = (unix_ns / 1_000 * 1_000).into();
+    let time = jiff::Timestamp::from_nanosecond(nanoseconds).unwrap_or_default();
+    format!("{time:.6}")
 }
 
 /// Local ports, one line for each local address and real server.
@@ -442,9 +477,9 @@ TCP  198.51.100.1:80                      2100        21000        21021      13
              "expires_ms": null, "flags": []},
         ]}));
         let expected = "\
-pro  expire  state        client           vip              local            server         worker  flags
-TCP  123:59  ESTABLISHED  192.0.2.9:40000  198.51.100.1:80  10.0.0.100:1025  10.0.0.1:8080       1  seq,ts
-UDP       -  UDP          192.0.2.10:53    198.51.100.1:53  10.0.0.100:1026  10.0.0.1:53         0
+pro  expire   idle  state        client           vip              local            server         worker  flags
+TCP  123:59  00:00  ESTABLISHED  192.0.2.9:40000  198.51.100.1:80  10.0.0.100:1025  10.0.0.1:8080       1  seq,ts
+UDP       -  00:00  UDP          192.0.2.10:53    198.51.100.1:53  10.0.0.100:1026  10.0.0.1:53         0
 ... and more: see --limit
 ";
         assert_eq!(connections(&result), expected);
@@ -505,6 +540,23 @@ no events
         assert_eq!(drops(&result, false), expected);
         assert!(drops(&result, true).contains("tx-full"));
         assert!(drops(&result, true).contains("icmp-sent"));
+    }
+
+    #[test]
+    fn the_last_drops_are_told_with_their_time() {
+        let result = read(json!({"drops": [
+            {"time_ns": 1_764_043_200_123_456_789_u64, "age_ms": 5, "reason": "no-service",
+             "worker": 0, "port": "wan", "length": 60, "headers": "a > b", "hex": "00"},
+            {"time_ns": 1_764_043_201_000_000_000_u64, "age_ms": 5, "reason": "no-buffer",
+             "worker": 1, "port": null, "length": 0, "headers": "not made", "hex": ""},
+        ]}));
+        let expected = "\
+time                         worker  port  bytes  reason      packet
+2025-11-25T04:00:00.123456Z       0  wan      60  no-service  a > b
+2025-11-25T04:00:01.000000Z       1  -         0  no-buffer   not made
+";
+        assert_eq!(last_drops(&result), expected);
+        assert_eq!(last_drops(&api::LastDrops { drops: vec![] }), "no drops\n");
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! The admin methods. What only reads is answered at once; what needs the
 //! workers is queued, and answered when they have all done their part.
 
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -9,19 +8,23 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::captures::{CaptureId, CaptureParams};
+use super::explain::ExplainParams;
 use super::gather::Ask;
 use super::{Change, ConnectionsAsk, Management, PATIENCE, report};
-use crate::conntrack::entry::{State, proto};
+use crate::conntrack::entry::FlowTuple;
 use crate::control::api;
 use crate::control::config::raw::{RawServer, RawService};
 use crate::control::config::{Checked, Config, Problem};
 use crate::control::rpc::{self, Error, INVALID_PARAMS, Outcome};
 use crate::control::socket::Call;
 use crate::control::state::restart;
-use crate::worker::message::Filter;
+use crate::filter::Purpose;
+use crate::stats::DropReason;
+use crate::worker::message::Order;
 
 /// All methods.
-pub const METHODS: [&str; 20] = [
+pub const METHODS: [&str; 25] = [
     "ping",
     "version",
     "services.list",
@@ -29,6 +32,11 @@ pub const METHODS: [&str; 20] = [
     "workers.list",
     "ports.list",
     "drops.list",
+    "drops.last",
+    "flow.explain",
+    "capture.start",
+    "capture.read",
+    "capture.end",
     "pools.list",
     "neighbors.list",
     "service.add",
@@ -50,6 +58,9 @@ const LIMIT: usize = 1_000;
 /// Most connections listed at a time: 16 MB of copies for each worker.
 const LIMIT_MAX: usize = 100_000;
 
+/// Most connections listed in order: a worker keeps them sorted between bursts.
+const SORTED_MAX: usize = 1_000;
+
 /// What becomes of a request.
 enum Action {
     /// The outcome is known.
@@ -60,6 +71,11 @@ enum Action {
     Change(Change),
     Connections(ConnectionsAsk),
     Pools,
+    LastDrops(Option<DropReason>),
+    Explain(FlowTuple),
+    StartCapture(CaptureParams),
+    ReadCapture(u32),
+    EndCapture(u32),
 }
 
 type Params = Map<String, Value>;
@@ -90,67 +106,65 @@ struct FileParams {
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 struct ConnectionsParams {
-    client: Option<Ipv4Addr>,
+    filter: String,
+    client: Option<String>,
     client_port: Option<u16>,
-    vip: Option<Ipv4Addr>,
+    vip: Option<String>,
     vip_port: Option<u16>,
-    local: Option<Ipv4Addr>,
+    local: Option<String>,
     local_port: Option<u16>,
-    server: Option<Ipv4Addr>,
+    server: Option<String>,
     server_port: Option<u16>,
     protocol: Option<String>,
     state: Option<String>,
+    sort: Option<Order>,
     limit: Option<usize>,
 }
 
 impl ConnectionsParams {
-    fn ask(self) -> Result<ConnectionsAsk, Error> {
-        let limit = self.limit.unwrap_or(LIMIT);
-        if !(1..=LIMIT_MAX).contains(&limit) {
-            return Err(invalid(format!("limit: is {limit}; give 1 to {LIMIT_MAX}")));
+    /// All conditions as one text.
+    fn filter(&self) -> String {
+        let mut text = self.filter.clone();
+        for (key, address, port) in [
+            ("client", &self.client, self.client_port),
+            ("vip", &self.vip, self.vip_port),
+            ("local", &self.local, self.local_port),
+            ("server", &self.server, self.server_port),
+        ] {
+            let address = address.as_deref().unwrap_or_default();
+            match port {
+                Some(port) => text.push_str(&format!(" {key} {address}:{port}")),
+                None if !address.is_empty() => text.push_str(&format!(" {key} {address}")),
+                None => {}
+            }
         }
-        let filter = Filter {
-            client: self.client,
-            client_port: self.client_port,
-            vip: self.vip,
-            vip_port: self.vip_port,
-            local: self.local,
-            local_port: self.local_port,
-            server: self.server,
-            server_port: self.server_port,
-            protocol: self.protocol.map(|text| protocol(&text)).transpose()?,
-            state: self.state.map(|text| state(&text)).transpose()?,
-        };
-        Ok(ConnectionsAsk { filter, limit })
+        for (key, value) in [("protocol", &self.protocol), ("state", &self.state)] {
+            if let Some(value) = value {
+                text.push_str(&format!(" {key} {value}"));
+            }
+        }
+        text
     }
 }
 
-fn protocol(text: &str) -> Result<u8, Error> {
-    match text.to_ascii_lowercase().as_str() {
-        "tcp" => Ok(proto::TCP),
-        "udp" => Ok(proto::UDP),
-        "icmp" => Ok(proto::ICMP),
-        _ => Err(invalid(format!(
-            "protocol: is {text:?}; give tcp, udp or icmp"
-        ))),
-    }
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LastDropsParams {
+    reason: Option<String>,
 }
 
-fn state(text: &str) -> Result<State, Error> {
-    let found = State::ALL
-        .into_iter()
-        .find(|state| state.name().eq_ignore_ascii_case(text));
+pub(super) fn invalid(message: String) -> Error {
+    Error::new(INVALID_PARAMS, message)
+}
+
+fn drop_reason(name: &str) -> Result<DropReason, Error> {
+    let mut reasons = DropReason::ALL.iter().copied();
+    let found = reasons.find(|reason| reason.name() == name);
     found.ok_or_else(|| {
-        let names: Vec<&str> = State::ALL.iter().map(|state| state.name()).collect();
         invalid(format!(
-            "state: is {text:?}; give one of {}",
-            names.join(", ")
+            "reason: there is no drop reason {name:?}; drops.list has them all"
         ))
     })
-}
-
-fn invalid(message: String) -> Error {
-    Error::new(INVALID_PARAMS, message)
 }
 
 /// A result as JSON.
@@ -248,6 +262,22 @@ impl Management {
                 reply,
                 deadline,
             }),
+            Ok(Action::LastDrops(question)) => self.last_drops.ask(Ask {
+                question,
+                reply,
+                deadline,
+            }),
+            Ok(Action::Explain(question)) => self.flows.ask(Ask {
+                question,
+                reply,
+                deadline,
+            }),
+            Ok(Action::StartCapture(params)) => self.start_capture(params, reply, now),
+            Ok(Action::ReadCapture(id)) => self.read_capture(id, reply, now),
+            Ok(Action::EndCapture(id)) => {
+                let ended = self.end_capture(id);
+                super::answer(reply, ended);
+            }
         }
     }
 
@@ -255,9 +285,27 @@ impl Management {
         match method {
             "connections.list" => {
                 let params: ConnectionsParams = rpc::params(params)?;
-                Ok(Action::Connections(params.ask()?))
+                Ok(Action::Connections(self.connections_ask(&params)?))
             }
             "pools.list" => none(params).map(|()| Action::Pools),
+            "drops.last" => {
+                let LastDropsParams { reason } = rpc::params(params)?;
+                let reason = reason.map(|name| drop_reason(&name)).transpose()?;
+                Ok(Action::LastDrops(reason))
+            }
+            "flow.explain" => {
+                let params: ExplainParams = rpc::params(params)?;
+                params.tuple(self.state.snapshot()).map(Action::Explain)
+            }
+            "capture.start" => rpc::params(params).map(Action::StartCapture),
+            "capture.read" => {
+                let CaptureId { capture } = rpc::params(params)?;
+                Ok(Action::ReadCapture(capture))
+            }
+            "capture.end" => {
+                let CaptureId { capture } = rpc::params(params)?;
+                Ok(Action::EndCapture(capture))
+            }
             "service.add" => edit(params, |config, service: RawService| {
                 config.add_service(service)
             }),
@@ -316,6 +364,19 @@ impl Management {
             }
             _ => self.listing(method, params).map(Action::Answer),
         }
+    }
+
+    fn connections_ask(&self, params: &ConnectionsParams) -> Result<ConnectionsAsk, Error> {
+        let max = params.sort.map_or(LIMIT_MAX, |_| SORTED_MAX);
+        let limit = params.limit.unwrap_or(LIMIT);
+        if !(1..=max).contains(&limit) {
+            return Err(invalid(format!("limit: is {limit}; give 1 to {max}")));
+        }
+        Ok(ConnectionsAsk {
+            filter: self.filter(&params.filter(), Purpose::Connections)?,
+            limit,
+            sort: params.sort,
+        })
     }
 
     fn listing(&self, method: &str, params: Params) -> Outcome {

@@ -8,14 +8,17 @@ use crate::conntrack::entry::{Entry, flag, proto};
 use crate::conntrack::timeouts::timeout_of;
 use crate::control::api;
 use crate::control::config::Config;
+use crate::control::headers;
 use crate::ids::{PortIx, ServerIx, ServiceIx, SetIx, WorkerIx};
 use crate::service::snapshot::{PortInfo, Server, ServerState, Snapshot};
 use crate::snat::steering::SteeringMode;
 use crate::stats::{Counter, DropReason, Event, WorkerStats};
 use crate::time::Millis;
+use crate::worker::dropped::Dropped;
 use crate::worker::message::SetUse;
 
 use super::PortStatus;
+use super::times::Times;
 
 /// The counters of all workers.
 pub(super) type AllStats<'a> = &'a [Arc<WorkerStats>];
@@ -272,6 +275,34 @@ pub(super) fn drops(stats: AllStats<'_>) -> api::Drops {
         drops: DropReason::ALL.iter().map(drop).collect(),
         events: Event::ALL.iter().map(event).collect(),
     }
+}
+
+/// The last dropped packets, oldest first; `found` by worker.
+pub(super) fn last_drops(
+    snapshot: &Snapshot,
+    found: &[Vec<(DropReason, Dropped)>],
+    times: &Times,
+) -> api::LastDrops {
+    let now = times.now();
+    let of_worker = |(worker, found): (usize, &'_ Vec<(DropReason, Dropped)>)| {
+        let rows = found.iter().map(|(reason, dropped)| api::LastDrop {
+            time_ns: times.unix_ns(dropped.tsc, &now),
+            age_ms: times.age_ns(dropped.tsc, &now) / 1_000_000,
+            reason: reason.name().into(),
+            worker: worker as u8,
+            port: dropped
+                .port
+                .and_then(|port| snapshot.port(port))
+                .map(|port| port.name.clone()),
+            length: dropped.total_len,
+            headers: headers::describe(dropped.bytes()),
+            hex: headers::hex(dropped.bytes()),
+        });
+        rows.collect::<Vec<_>>()
+    };
+    let mut drops: Vec<_> = found.iter().enumerate().flat_map(of_worker).collect();
+    drops.sort_by_key(|drop| drop.time_ns);
+    api::LastDrops { drops }
 }
 
 /// All port sets of the snapshot, each once.

@@ -1,5 +1,7 @@
+mod captures;
 mod drain;
 mod endpoint;
+mod explain;
 mod health;
 
 use std::collections::HashSet;
@@ -139,6 +141,7 @@ impl Fixture {
             metrics,
             kernel: Kernel::none(),
             checker: health::detached(&checkers),
+            tsc: || 0,
         });
         let mut fixture = Self {
             management,
@@ -476,7 +479,9 @@ fn scan(fixture: &mut Fixture, params: Value, tables: [Vec<Entry>; 2]) -> api::C
         let Some(Command::Scan(mut scan)) = worker.next() else {
             panic!("no scan")
         };
-        let matching = table.iter().filter(|entry| scan.filter.matches(entry));
+        let matching = table
+            .iter()
+            .filter(|entry| scan.filter.matches_entry(entry));
         let limit = scan.limit;
         scan.found.extend(matching.take(limit));
         scan.now = Millis(1500);

@@ -33,7 +33,7 @@ use crate::wire::icmp::IcmpView;
 use crate::wire::ipv4::{Ipv4Repr, Ipv4View};
 use crate::wire::tcp::{Flags, TcpRepr, TcpView};
 use crate::wire::udp::UdpView;
-use crate::worker::message::{Command, Link, Update};
+use crate::worker::message::{Command, Link, Reply, Update};
 use crate::worker::{Handover, Now, Setup, Worker};
 
 pub(super) const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
@@ -519,6 +519,17 @@ impl Lab {
             .expect("room");
     }
 
+    /// Has the worker take a command.
+    pub fn command(&mut self, command: Command) {
+        self.link.commands.push(command).expect("room");
+        self.poll();
+    }
+
+    /// What the worker has told.
+    pub fn replies(&self) -> Vec<Reply> {
+        std::iter::from_fn(|| self.link.replies.pop()).collect()
+    }
+
     pub fn states(&self) -> Vec<State> {
         states(&self.worker)
     }
@@ -790,7 +801,7 @@ pub(super) struct Flow {
     pub server_next: u32,
     /// Next sequence number of the client, as the server counts.
     seen_next: u32,
-    to_server: Tcp,
+    pub to_server: Tcp,
 }
 
 impl Flow {

@@ -3,6 +3,7 @@
 mod announce;
 mod big;
 mod bulk;
+mod capture;
 mod drivers;
 mod exception;
 mod forward;
@@ -40,6 +41,7 @@ pub fn all() -> Vec<Case> {
     top::list(&mut cases);
     metrics::list(&mut cases);
     health::list(&mut cases);
+    capture::list(&mut cases);
     startup::list(&mut cases);
     exception::list(&mut cases);
     announce::list(&mut cases);
