@@ -8,12 +8,14 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, LazyLock};
 
 use fullgate::arena::Arena;
+use fullgate::capture::{Ring, Tap};
 use fullgate::conntrack::entry::State as ConnState;
 use fullgate::conntrack::hash::HashKey;
 use fullgate::conntrack::isn::IsnSecret;
 use fullgate::conntrack::table::ConnTable;
 use fullgate::control::config::Config;
 use fullgate::control::state::State;
+use fullgate::filter::Filter;
 use fullgate::ids::{PortIx, SlotIx, WorkerIx};
 use fullgate::io::PacketBuf;
 use fullgate::io::memory::{MemoryBuf, MemoryIo};
@@ -27,7 +29,7 @@ use fullgate::wire::checksum::{Sum, checksum};
 use fullgate::wire::ethernet::{EtherType, EthernetRepr, EthernetView, MacAddr};
 use fullgate::wire::ipv4::{Ipv4Repr, Ipv4View};
 use fullgate::worker::kernel::{FrameRing, KernelRings};
-use fullgate::worker::message::Link;
+use fullgate::worker::message::{Command, Link};
 use fullgate::worker::{Handover, Now, Setup, Worker};
 use libfuzzer_sys::fuzz_target;
 
@@ -87,7 +89,7 @@ const ADDRESSES: [[u8; 4]; 10] = [
 const PORTS: [u16; 4] = [80, 53, 40_000, 40_001];
 
 fuzz_target!(|data: &[u8]| {
-    let mut lab = Lab::new();
+    let mut lab = Lab::new(data.len() % 2 == 1);
     let mut input = Input(data);
     for _ in 0..64 {
         let Some(op) = input.byte() else { break };
@@ -146,6 +148,7 @@ struct Lab {
     worker: Worker<MemoryIo>,
     stats: Arc<WorkerStats>,
     kernel: KernelRings,
+    captured: Arc<Ring>,
     now: Millis,
     /// Local ports that the worker used last.
     lent: [u16; 4],
@@ -153,7 +156,7 @@ struct Lab {
 }
 
 impl Lab {
-    fn new() -> Self {
+    fn new(captures: bool) -> Self {
         let (config, steering) = &*FIXED;
         let ports = config.ports.iter().zip(OWN).map(|(port, mac)| PortInfo {
             name: port.name.clone(),
@@ -178,6 +181,7 @@ impl Lab {
             to: Arc::new(FrameRing::new(4)),
             from: None,
         };
+        let link = Link::new();
         let setup = Setup {
             ix: WorkerIx(0),
             table,
@@ -187,17 +191,29 @@ impl Lab {
             max_servers: 8,
             max_sets: state.max_sets().min(64),
             stats: Arc::clone(&stats),
-            link: Link::new(),
+            link: link.clone(),
             handover: Handover::mesh(1, 8).remove(0),
             kernel: Some(rings.clone()),
             isn_secret: IsnSecret([3; 16]),
         };
         let first = Box::new(updates.remove(0));
         let at = Now { ms: now, tsc: 0 };
+        // Everything, half of the connections, and dropped packets.
+        let captured = Arc::new(Ring::new(8, 100, 2));
+        let taps = [(1, 1, false), (2, 2, false), (3, 1, true)];
+        for (id, sample, drops) in taps.into_iter().filter(|_| captures) {
+            let filter = Filter {
+                drops,
+                ..Filter::default()
+            };
+            let tap = Tap::new(id, filter, sample, Arc::clone(&captured));
+            let _ = link.commands.push(Command::Capture(Box::new(tap)));
+        }
         Self {
             worker: Worker::new(setup, MemoryIo::new(2), first, at),
             stats,
             kernel: rings,
+            captured,
             now,
             lent: [0; 4],
             turn: 0,
@@ -318,6 +334,10 @@ impl Lab {
     }
 
     fn check(&mut self) {
+        while let Some(record) = self.captured.take() {
+            assert!(record.bytes().len() <= record.facts.total_len as usize);
+            self.captured.give_back(record);
+        }
         while let Some(frame) = self.kernel.to.receive() {
             assert_eq!(frame.port, PortIx(0));
             EthernetView::new_checked(frame.bytes()).expect("a frame");
