@@ -89,6 +89,10 @@ pub struct Packets {
     /// random times: how long each is in the worker.
     #[arg(long, conflicts_with_all = ["baseline", "hit_ratio", "new_connections"], value_parser = some)]
     pub load: Option<f64>,
+    /// One flow in so many is captured meanwhile, all its packets whole.
+    #[arg(long, value_name = "N", conflicts_with_all = ["workers", "baseline"],
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub capture: Option<u32>,
     /// Seconds of the worker's own time in a run.
     #[arg(long, default_value_t = 1.0, conflicts_with = "packets")]
     pub seconds: f64,

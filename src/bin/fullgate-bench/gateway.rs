@@ -127,6 +127,8 @@ pub struct Gateway {
     pub worker: Worker<DpdkIo>,
     pub wire: Wire<RingEnd>,
     pub stats: Arc<WorkerStats>,
+    /// The management core's rings.
+    pub link: Link,
     pub clock: Clock,
     /// When the worker began.
     pub start: Now,
@@ -294,7 +296,9 @@ impl Seed {
     pub fn grow(self) -> Gateway {
         let start = now(&self.clock);
         let stats = Arc::clone(&self.setup.stats);
+        let link = self.setup.link.clone();
         Gateway {
+            link,
             worker: Worker::new(self.setup, self.io, Box::new(self.first), start),
             wire: Wire::new(self.ends, self.macs, self.pool),
             stats,

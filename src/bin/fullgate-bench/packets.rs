@@ -1,7 +1,12 @@
 //! Packets of established connections.
 
+use std::sync::Arc;
+
+use fullgate::capture::{Ring, Tap};
 use fullgate::conntrack::entry::State;
+use fullgate::filter::Filter;
 use fullgate::ids::SlotIx;
+use fullgate::worker::message::Command;
 
 use super::Failure;
 use super::args::{Packets, Proto};
@@ -42,6 +47,9 @@ pub fn run(args: &Packets) -> Result<(), Failure> {
     let before = resident_bytes();
     open_all(&mut gateway, &mut source, args)?;
     let grown = resident_bytes().saturating_sub(before) + gateway.table_bytes;
+    if let Some(sample) = args.capture {
+        source.capture = Some(capture(&mut gateway, sample));
+    }
 
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..common.runs {
@@ -98,6 +106,7 @@ pub fn run(args: &Packets) -> Result<(), Failure> {
         locals: plan.locals(),
         hit_ratio: args.hit_ratio,
         new_connections: args.new_connections,
+        capture: args.capture,
         packets_in_poll: source.in_poll(),
         runs: common.runs,
         gateway: ours,
@@ -112,6 +121,23 @@ pub fn run(args: &Packets) -> Result<(), Failure> {
         machine: Machine::here(tsc_hz(&gateway.clock), common.hugepages),
     }
     .print(common.json)
+}
+
+/// Begins a capture of one flow in `sample`, with room for all packets of a
+/// batch, as received and as sent.
+fn capture(gateway: &mut Gateway, sample: u32) -> Arc<Ring> {
+    const RECORDS: usize = 8_192;
+    const SNAPLEN: usize = 2_048;
+    let ring = Arc::new(Ring::new(RECORDS, SNAPLEN, 2));
+    let tap = Tap::new(1, Filter::default(), sample, Arc::clone(&ring));
+    let full = gateway
+        .link
+        .commands
+        .push(Command::Capture(Box::new(tap)))
+        .is_err();
+    assert!(!full, "the worker has taken all commands");
+    gateway.worker.poll(gateway.start);
+    ring
 }
 
 /// Opens all connections and makes sure that the table has them.

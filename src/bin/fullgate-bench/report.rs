@@ -123,6 +123,8 @@ pub struct PacketsReport {
     pub hit_ratio: f64,
     /// Share of packets of connections that came and went meanwhile.
     pub new_connections: f64,
+    /// One flow in so many is captured.
+    pub capture: Option<u32>,
     pub packets_in_poll: u64,
     pub runs: u16,
     pub gateway: Option<Run>,
@@ -162,6 +164,9 @@ impl PacketsReport {
             self.new_connections,
             self.runs,
         );
+        if let Some(sample) = self.capture {
+            println!("capture   of one flow in {sample}");
+        }
         if let Some(run) = &self.gateway {
             run.print("gateway");
             if self.new_connections > 0.0 {

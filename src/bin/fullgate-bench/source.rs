@@ -1,6 +1,9 @@
 //! Where the packets of established connections come from, and those of
 //! connections that come and go meanwhile.
 
+use std::sync::Arc;
+
+use fullgate::capture::Ring;
 use fullgate::dpdk::{Clock, RingEnd};
 use fullgate::io::BURST;
 use fullgate::wire::tcp::Flags;
@@ -51,6 +54,8 @@ pub struct Source<'a> {
     visitor: usize,
     /// Connections that came and went.
     pub gone: u64,
+    /// What a capture takes, emptied between two batches.
+    pub capture: Option<Arc<Ring>>,
 }
 
 impl<'a> Source<'a> {
@@ -69,6 +74,7 @@ impl<'a> Source<'a> {
             visitors,
             visitor: 0,
             gone: 0,
+            capture: None,
         }
     }
 
@@ -127,6 +133,11 @@ impl<'a> Source<'a> {
                 back == packets || self.args.hit_ratio < 1.0,
                 "{back} of {packets} packets came back",
             );
+            if let Some(ring) = &self.capture {
+                while let Some(record) = ring.take() {
+                    ring.give_back(record);
+                }
+            }
         }
         meter
     }
