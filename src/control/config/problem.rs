@@ -67,12 +67,19 @@ impl Problem {
         let mut key = String::new();
         for step in &self.steps {
             match step {
-                Step::Key(name) if key.is_empty() => key.push_str(name),
-                Step::Key(name) => key.extend([".", name]),
+                Step::Key(name) if key.is_empty() => push_name(&mut key, name),
+                Step::Key(name) => {
+                    key.push('.');
+                    push_name(&mut key, name);
+                }
                 Step::Item(index, name) if name.is_empty() => {
                     key.push_str(&format!("[#{}]", index + 1));
                 }
-                Step::Item(_, name) => key.extend(["[", name, "]"]),
+                Step::Item(_, name) => {
+                    key.push('[');
+                    push_name(&mut key, name);
+                    key.push(']');
+                }
             }
         }
         key
@@ -134,6 +141,17 @@ impl Problem {
     /// What the JSON reader says about an admin request, as one line.
     pub(super) fn from_json(error: &serde_json::Error) -> Self {
         Self::new(plain(&error.to_string()))
+    }
+}
+
+/// Appends a name as the file has it; a problem stays one line whatever that is.
+fn push_name(key: &mut String, name: &str) {
+    for letter in name.chars() {
+        if letter.is_control() {
+            key.extend(letter.escape_default());
+        } else {
+            key.push(letter);
+        }
     }
 }
 

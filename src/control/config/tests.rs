@@ -1185,6 +1185,16 @@ fn any_service(index: u8) -> impl Strategy<Value = RawService> {
         )
 }
 
+#[test]
+fn a_name_of_several_lines_stays_on_the_line_of_its_problem() {
+    let text = GOOD.replacen("\"wan\"", "\"w\\nan\"", 1);
+    let problem = Config::parse("f", &text).expect_err("no name");
+    assert!(
+        problem.to_string().starts_with("f:6: port[w\\nan].name: "),
+        "{problem}"
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
