@@ -4,11 +4,13 @@
 #![deny(unsafe_code)]
 
 mod drops;
+mod ends;
 mod events;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 pub use drops::DropReason;
+pub use ends::EndCause;
 pub use events::Event;
 
 use crate::ids::{PortIx, ServerIx, ServiceIx};
@@ -108,6 +110,28 @@ impl ServerCounters {
     }
 }
 
+/// Upper bounds of [`ConnectTimes::counts`], milliseconds; one more has none.
+pub const CONNECT_BOUNDS_MS: [u32; 10] = [1, 2, 5, 10, 25, 50, 100, 250, 1_000, 5_000];
+
+/// How long real servers took to accept connections: from the SYN that went to
+/// the server to its SYN-ACK.
+#[derive(Debug, Default)]
+pub struct ConnectTimes {
+    /// By [`CONNECT_BOUNDS_MS`], each without those before it.
+    pub counts: [Counter; CONNECT_BOUNDS_MS.len() + 1],
+    /// All of them, milliseconds.
+    pub sum_ms: Counter,
+}
+
+impl ConnectTimes {
+    /// Adds a connection that took `ms` milliseconds.
+    pub fn note(&self, ms: u32) {
+        let bucket = CONNECT_BOUNDS_MS.partition_point(|bound| *bound < ms);
+        self.counts[bucket].add(1);
+        self.sum_ms.add(ms.into());
+    }
+}
+
 /// What of one service can't be told from its servers' counters.
 #[derive(Debug, Default)]
 #[repr(align(64))]
@@ -124,19 +148,32 @@ pub struct ServiceCounters {
     pub syn_moved: Counter,
     /// Connections that ended by their idle timeout.
     pub idled_out: Counter,
+    /// Connections (UDP: flows) that are over, by [`EndCause`].
+    pub ends: [Counter; EndCause::COUNT],
+    /// How long its real servers took to accept.
+    pub connect: ConnectTimes,
 }
 
 impl ServiceCounters {
+    /// The counter of connections that ended this way.
+    #[inline(always)]
+    pub fn ended(&self, cause: EndCause) -> &Counter {
+        &self.ends[cause as usize]
+    }
+
     /// Begins at 0 again; see [`ServerCounters::clear`].
     pub fn clear(&self) {
-        for counter in [
+        let plain = [
             &self.no_server,
             &self.no_local_port,
             &self.table_full,
             &self.unknown_flow,
             &self.syn_moved,
             &self.idled_out,
-        ] {
+            &self.connect.sum_ms,
+        ];
+        let many = self.ends.iter().chain(&self.connect.counts);
+        for counter in many.chain(plain) {
             counter.set(0);
         }
     }
@@ -222,5 +259,21 @@ impl WorkerStats {
     #[inline(always)]
     pub fn service(&self, service: ServiceIx) -> &ServiceCounters {
         &self.services[service.ix()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connect_times_go_into_the_first_bucket_that_holds_them() {
+        let times = ConnectTimes::default();
+        for ms in [0, 1, 2, 3, 5, 5_000, 5_001, u32::MAX] {
+            times.note(ms);
+        }
+        let counts = times.counts.each_ref().map(Counter::get);
+        assert_eq!(counts, [2, 1, 2, 0, 0, 0, 0, 0, 0, 1, 2]);
+        assert_eq!(times.sum_ms.get(), 10_012 + u64::from(u32::MAX));
     }
 }

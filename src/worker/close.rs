@@ -5,10 +5,10 @@ use arrayvec::ArrayVec;
 use super::Worker;
 use crate::conntrack::entry::{Entry, State, flag, proto};
 use crate::conntrack::timeouts::{Timeouts, timeout_of};
-use crate::ids::{SetIx, SlotIx};
+use crate::ids::{ServerIx, SetIx, SlotIx};
 use crate::io::BurstIo;
 use crate::service::snapshot::{Answer, Snapshot};
-use crate::stats::Event;
+use crate::stats::{EndCause, Event};
 use crate::time::Millis;
 
 /// Timers looked at between two bursts: some microseconds' work.
@@ -98,18 +98,42 @@ pub(super) fn timeouts_of(snapshot: &Snapshot, entry: &Entry) -> Timeouts {
 }
 
 impl<Io: BurstIo> Worker<Io> {
-    /// Books a change of state: gauges, the port's rest, the timer.
+    /// Books a change of state that a packet made.
     pub(super) fn state_changed(&mut self, slot: SlotIx, before: State) {
+        let entry = self.table.get(slot);
+        let state = entry.state;
+        if state.is_over() && !before.is_over() {
+            let cause = match (before, state) {
+                (State::SynSent, State::Closed) => EndCause::Refused,
+                (_, State::Closed) => EndCause::Reset,
+                _ => EndCause::Closed,
+            };
+            self.count_end(entry.server, cause);
+        } else if before == State::SynSent && state == State::SynReceived {
+            let (server, took) = (entry.server, self.now.since(entry.created));
+            if let Some(service) = self.snapshot.server(server).map(|server| server.service) {
+                self.stats.service(service).connect.note(took);
+            }
+            self.server_answered(server);
+        }
+        self.book(slot, before);
+    }
+
+    /// Counts a connection that is over.
+    fn count_end(&self, server: ServerIx, cause: EndCause) {
+        if let Some(server) = self.snapshot.server(server) {
+            self.stats.service(server.service).ended(cause).add(1);
+        }
+    }
+
+    /// Brings gauges, the port's rest and the timer in line with a new state.
+    fn book(&mut self, slot: SlotIx, before: State) {
         let entry = self.table.get(slot);
         let (state, set, port) = (entry.state, entry.set, entry.local_port);
         if before.is_half_open() && !state.is_half_open() {
             self.stats.half_open.sub(1);
         }
         if before == State::SynSent {
-            if state == State::SynReceived {
-                let server = entry.server;
-                self.server_answered(server);
-            }
             self.release_syn(slot);
         }
         self.count_active(slot);
@@ -172,19 +196,23 @@ impl<Io: BurstIo> Worker<Io> {
         let before = entry.state;
         if !before.is_over() && before != State::SynSent {
             let entry = *entry;
+            self.count_end(entry.server, EndCause::Replaced);
             self.reset_server(&entry, Event::ResetReplaced);
         }
         self.table.unlink_client(slot);
         let entry = self.table.get_mut(slot);
         entry.state = State::Resting;
         entry.last_seen = self.now;
-        self.state_changed(slot, before);
+        self.book(slot, before);
     }
 
     /// Ends a connection with a RST to both ends, or without. The entry stays
     /// for a while, to answer what is still on its way.
-    pub(super) fn end(&mut self, slot: SlotIx, resets: Option<Event>) {
+    fn end(&mut self, slot: SlotIx, cause: EndCause, resets: Option<Event>) {
         let entry = *self.table.get(slot);
+        if !entry.state.is_over() {
+            self.count_end(entry.server, cause);
+        }
         if entry.protocol != proto::TCP || entry.state.is_over() {
             return self.remove(slot);
         }
@@ -196,7 +224,7 @@ impl<Io: BurstIo> Worker<Io> {
         let ended = self.table.get_mut(slot);
         ended.state = State::Closed;
         ended.last_seen = self.now;
-        self.state_changed(slot, entry.state);
+        self.book(slot, entry.state);
     }
 
     /// Frees an entry and its local port.
@@ -301,8 +329,11 @@ impl<Io: BurstIo> Worker<Io> {
             // rested as long as after an orderly end.
             return self.retire(slot);
         }
-        if entry.protocol != proto::TCP || entry.state.is_over() {
+        if entry.state.is_over() {
             return self.remove(slot);
+        }
+        if entry.protocol != proto::TCP {
+            return self.end(slot, EndCause::Idle, None);
         }
         let service = self
             .snapshot
@@ -320,7 +351,7 @@ impl<Io: BurstIo> Worker<Io> {
         if let Some(service) = service {
             self.stats.service(service).idled_out.add(1);
         }
-        self.end(slot, resets.then_some(Event::ResetIdle));
+        self.end(slot, EndCause::Idle, resets.then_some(Event::ResetIdle));
     }
 
     /// Goes on with the walk over the table, if one is under way.
@@ -362,7 +393,7 @@ impl<Io: BurstIo> Worker<Io> {
                     self.sweep.cursor = Some(slot.0);
                     return 1;
                 }
-                self.end(slot, Some(Event::ResetServerGone));
+                self.end(slot, EndCause::ServerGone, Some(Event::ResetServerGone));
             }
         }
         if to >= self.table.slots_end().0 {
@@ -384,8 +415,10 @@ impl<Io: BurstIo> Worker<Io> {
             }
             let slot = SlotIx(self.evict_cursor);
             self.evict_cursor += 1;
-            let state = self.table.get(slot).state;
+            let entry = self.table.get(slot);
+            let (state, server) = (entry.state, entry.server);
             if state.is_half_open() {
+                self.count_end(server, EndCause::Evicted);
                 self.stats.event(Event::HalfOpenEvicted).add(1);
             } else if rests(state) {
                 self.stats.event(Event::RestingEvicted).add(1);

@@ -10,7 +10,7 @@ use lab::{CLIENT, Lab, SERVERS, Tcp, VIP, flags};
 
 use crate::conntrack::entry::State;
 use crate::service::snapshot::ServerState;
-use crate::stats::{DropReason, Event};
+use crate::stats::{DropReason, EndCause, Event};
 
 #[test]
 fn a_syn_is_translated_on_both_sides() {
@@ -45,6 +45,7 @@ fn a_whole_connection_ends_in_time_wait_and_its_port_rests() {
     assert_eq!(lab.states(), [State::TimeWait]);
     lab.pass(1_100);
     assert!(lab.states().is_empty());
+    assert_eq!(lab.ends(), [(EndCause::Closed, 1)]);
     assert_eq!(lab.ports_in_use(), 0);
 }
 
@@ -60,6 +61,7 @@ fn the_port_of_a_reset_connection_rests_as_long() {
     assert_eq!(lab.ports_in_use(), 1, "60 s after the reset");
     lab.pass(10_100);
     assert_eq!(lab.ports_in_use(), 0);
+    assert_eq!(lab.ends(), [(EndCause::Reset, 1)]);
 }
 
 #[test]
@@ -131,6 +133,7 @@ fn a_syn_on_a_half_closed_connection_resets_the_old_server() {
     assert_eq!(packets[0].flags & flags::RST, flags::RST);
     assert_eq!(packets[0].dst_port, 8080);
     assert_eq!(packets[1].flags, flags::SYN);
+    assert_eq!(lab.ends(), [(EndCause::Replaced, 1)]);
 }
 
 #[test]
@@ -188,6 +191,8 @@ fn a_refusing_server_s_syn_moves_at_once_and_the_last_refusal_passes() {
     assert_eq!(refusal.flags, flags::RST | flags::ACK);
     assert_eq!(refusal.ack, 101);
     assert_eq!(lab.event(Event::ServerRefused), 2);
+    assert_eq!(lab.ends(), [(EndCause::Refused, 1)]);
+    assert_eq!(lab.accepted(), [0; 11]);
 }
 
 #[test]
@@ -238,6 +243,20 @@ fn a_forged_reset_changes_nothing() {
 }
 
 #[test]
+fn how_long_a_server_took_to_accept_is_counted_from_its_own_syn() {
+    let mut lab = Lab::new();
+    lab.client_sends(Tcp::from_client(4000, flags::SYN).seq(100));
+    // The first server is silent; the second gets the SYN some 250 ms later.
+    let second = lab.pass(280).to_server();
+    lab.pass(16);
+    lab.server_sends(second.reply(flags::SYN | flags::ACK).seq(900).ack(101));
+    let accepted = lab.accepted();
+    assert_eq!(accepted.iter().sum::<u64>(), 1);
+    // 25 to 50 ms.
+    assert_eq!(accepted[5], 1, "{accepted:?}");
+}
+
+#[test]
 fn an_idle_connection_is_reset_at_both_ends() {
     let mut lab = Lab::new();
     let flow = lab.connect(4000);
@@ -248,6 +267,7 @@ fn an_idle_connection_is_reset_at_both_ends() {
     assert_eq!(server.flags & flags::RST, flags::RST);
     assert_eq!(server.seq, flow.client_next);
     assert_eq!(lab.event(Event::ResetIdle), 2);
+    assert_eq!(lab.ends(), [(EndCause::Idle, 1)]);
 }
 
 #[test]
@@ -277,6 +297,7 @@ fn connections_of_a_removed_server_are_reset_at_once() {
     assert_eq!(out.to_client().seq, flow.server_next);
     assert_eq!(out.to_server().seq, flow.client_next);
     assert_eq!(lab.event(Event::ResetServerGone), 2);
+    assert_eq!(lab.ends(), [(EndCause::ServerGone, 1)]);
 }
 
 #[test]
@@ -358,6 +379,8 @@ fn a_full_table_gives_up_half_open_connections_first() {
     }
     assert!(lab.event(Event::HalfOpenEvicted) >= 7);
     assert!(lab.states().contains(&State::Established));
+    let evicted = lab.event(Event::HalfOpenEvicted);
+    assert_eq!(lab.ends(), [(EndCause::Evicted, evicted)]);
 }
 
 #[test]

@@ -11,7 +11,10 @@ use super::{Level, Reload, Shared, health, unix_seconds};
 use crate::control::management::{protocol_name, server_state, steering_name};
 use crate::ids::{PortIx, ServerIx, ServiceIx};
 use crate::service::snapshot::{Server, ServerState, Service, Snapshot};
-use crate::stats::{Counter, DropReason, Event, ServerCounters, ServiceCounters, WorkerStats};
+use crate::stats::{
+    CONNECT_BOUNDS_MS, ConnectTimes, Counter, DropReason, EndCause, Event, ServerCounters,
+    ServiceCounters, WorkerStats,
+};
 
 /// Which counter of a group.
 type Of<T> = fn(&T) -> &Counter;
@@ -97,6 +100,24 @@ fn services(text: &mut Exposition, stats: &[Arc<WorkerStats>], snapshot: &Snapsh
         for &(ix, service) in &services {
             samples.add(&[&service.name], count(ix, of));
         }
+    }
+    let mut samples = text.family(&f::SERVICE_ENDED);
+    for &(ix, service) in &services {
+        for cause in EndCause::ALL {
+            let ended = sum(stats, |worker| worker.service(ix).ended(cause).get());
+            samples.add(&[&service.name, &cause.name()], ended);
+        }
+    }
+    let bounds = CONNECT_BOUNDS_MS.map(|ms| f64::from(ms) / 1_000.0);
+    let mut samples = text.family(&f::SERVICE_CONNECT);
+    for &(ix, service) in &services {
+        let times = |of: &dyn Fn(&ConnectTimes) -> u64| {
+            sum(stats, |worker| of(&worker.service(ix).connect))
+        };
+        let counts: [u64; CONNECT_BOUNDS_MS.len() + 1] =
+            std::array::from_fn(|bucket| times(&|times| times.counts[bucket].get()));
+        let seconds = times(&|times| times.sum_ms.get()) as f64 / 1_000.0;
+        samples.buckets(&[&service.name], &bounds, &counts, seconds);
     }
 }
 

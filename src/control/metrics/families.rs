@@ -73,6 +73,10 @@ families! {
         "SYNs sent to another server because the first did not answer.";
     SERVICE_IDLED_OUT = "fullgate_service_idled_out_connections_total", Counter, ["service"]:
         "Connections ended by their idle timeout.";
+    SERVICE_ENDED = "fullgate_service_ended_connections_total", Counter, ["service", "cause"]:
+        "Connections (UDP: flows) that are over: closed, reset, refused by the server, idle, server gone, replaced by the client, evicted while half-open.";
+    SERVICE_CONNECT = "fullgate_service_connect_duration_seconds", Histogram, ["service"]:
+        "From the SYN to a real server to its SYN-ACK, in steps of a millisecond.";
 
     SERVER_INFO = "fullgate_server_info", Gauge, ["service", "server", "address"]:
         "Always 1; the server's address and port are in the label.";

@@ -46,13 +46,24 @@ impl Samples<'_> {
 
     /// A histogram's values.
     pub(super) fn histogram(&mut self, labels: &[&dyn Display], histogram: &Histogram) {
+        self.buckets(labels, &BUCKETS, &histogram.counts, histogram.sum);
+    }
+
+    /// Counts by upper bound, each without those before it; the last has none.
+    pub(super) fn buckets(
+        &mut self,
+        labels: &[&dyn Display],
+        bounds: &[f64],
+        counts: &[u64],
+        sum: f64,
+    ) {
         let mut count = 0;
-        for (index, more) in histogram.counts.iter().enumerate() {
+        for (index, more) in counts.iter().enumerate() {
             count += more;
-            let bound: &dyn Display = BUCKETS.get(index).map_or(&"+Inf", |bound| bound);
+            let bound: &dyn Display = bounds.get(index).map_or(&"+Inf", |bound| bound);
             self.sample("_bucket", labels, Some(bound), count);
         }
-        self.sample("_sum", labels, None, histogram.sum);
+        self.sample("_sum", labels, None, sum);
         self.sample("_count", labels, None, count);
     }
 

@@ -25,7 +25,7 @@ use crate::service::snapshot::{
 use crate::snat::ports::{PortClasses, PortSet, WorkerPorts};
 use crate::snat::steering::{Reta, Steering, SteeringMode};
 use crate::snat::toeplitz::DEFAULT_KEY;
-use crate::stats::{DropReason, Event, WorkerStats};
+use crate::stats::{Counter, DropReason, EndCause, Event, WorkerStats};
 use crate::time::Millis;
 use crate::wire::arp::{ArpOp, ArpRepr, ArpView};
 use crate::wire::ethernet::{EtherType, EthernetRepr, EthernetView, MacAddr};
@@ -549,6 +549,22 @@ impl Lab {
 
     pub fn drops(&self, reason: DropReason) -> u64 {
         self.worker.stats.drop_counter(reason).get()
+    }
+
+    /// How the connections of the TCP service ended, and how many.
+    pub fn ends(&self) -> Vec<(EndCause, u64)> {
+        let counters = self.worker.stats.service(ServiceIx(0));
+        EndCause::ALL
+            .map(|cause| (cause, counters.ended(cause).get()))
+            .into_iter()
+            .filter(|(_, count)| *count > 0)
+            .collect()
+    }
+
+    /// Connections that its servers accepted, by time.
+    pub fn accepted(&self) -> Vec<u64> {
+        let connect = &self.worker.stats.service(ServiceIx(0)).connect;
+        connect.counts.iter().map(Counter::get).collect()
     }
 
     pub fn active(&self, server: u32) -> u64 {

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use super::*;
 use crate::control::metrics::Level;
 use crate::ids::ServiceIx;
-use crate::stats::{DropReason, Event};
+use crate::stats::{DropReason, EndCause, Event};
 
 struct Full;
 
@@ -90,6 +90,8 @@ fn counters_are_shown() {
         worker.server(ServerIx(0)).out_bytes.add(n);
         worker.server(ServerIx(0)).active.add(n);
         worker.service(ServiceIx(0)).no_local_port.add(n);
+        worker.service(ServiceIx(0)).ended(EndCause::Reset).add(n);
+        worker.service(ServiceIx(0)).connect.note(n as u32);
         worker.connections.set(n);
         worker.generation.set(1);
     }
@@ -106,6 +108,11 @@ fn counters_are_shown() {
         "fullgate_server_state{service=\"web\",server=\"a\",state=\"down\"} 0",
         "fullgate_server_info{service=\"web\",server=\"a\",address=\"192.0.2.101:8080\"} 1",
         "fullgate_service_refused_connections_total{service=\"web\",reason=\"no-local-port\"} 11",
+        "fullgate_service_ended_connections_total{service=\"web\",cause=\"reset\"} 11",
+        "fullgate_service_ended_connections_total{service=\"web\",cause=\"closed\"} 0",
+        "fullgate_service_connect_duration_seconds_bucket{service=\"web\",le=\"0.001\"} 1",
+        "fullgate_service_connect_duration_seconds_bucket{service=\"web\",le=\"+Inf\"} 2",
+        "fullgate_service_connect_duration_seconds_sum{service=\"web\"} 0.011",
         "fullgate_worker_connections{worker=\"1\"} 10",
         "fullgate_worker_connections_limit{worker=\"0\"} 1000000",
         "fullgate_worker_config_generation{worker=\"1\"} 1",
