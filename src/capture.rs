@@ -155,8 +155,10 @@ impl Ring {
     }
 }
 
-/// A worker's end of a capture.
+/// A worker's end of a capture, written with each packet. On cache lines of its
+/// own: those of several workers lie side by side.
 #[derive(Debug)]
+#[repr(align(64))]
 pub struct Tap {
     /// Which capture.
     pub id: u32,

@@ -15,11 +15,17 @@ pub(super) type InitiallyEmpty = IndexSet<0>;
 /// Most indices: what three levels reach.
 pub(super) const MAX_LEN: u32 = 64 * 64 * 64;
 
+/// Words before and after the bitmaps that are never touched: what else is on
+/// the first and the last cache line. Sets of several workers lie side by side
+/// on the heap. Aligned memory would not come zeroed for nothing.
+const MARGIN: usize = 64 / size_of::<u64>() - 1;
+
 /// Integers from 0 to a fixed length.
 #[derive(Debug)]
 pub(super) struct IndexSet<const FLIP: u64> {
-    /// The bitmap; from `middle` on, the bitmap of its words that have members.
-    words: Box<[u64]>,
+    /// Between two margins the bitmap, and from word `middle` on the bitmap of
+    /// its words that have members.
+    memory: Box<[u64]>,
     middle: usize,
     /// The middle words that have members; never flipped.
     top: u64,
@@ -38,7 +44,7 @@ impl<const FLIP: u64> IndexSet<FLIP> {
         let len = len as usize;
         let middle = len.div_ceil(64).max(1);
         let mut set = Self {
-            words: vec![0; middle + middle.div_ceil(64)].into(),
+            memory: vec![0; middle + middle.div_ceil(64) + 2 * MARGIN].into(),
             middle,
             top: 0,
         };
@@ -60,12 +66,12 @@ impl<const FLIP: u64> IndexSet<FLIP> {
 
     #[inline(always)]
     fn get(&self, word: usize) -> u64 {
-        self.words[word] ^ FLIP
+        self.memory[MARGIN + word] ^ FLIP
     }
 
     #[inline(always)]
     fn put(&mut self, word: usize, members: u64) {
-        self.words[word] = members ^ FLIP;
+        self.memory[MARGIN + word] = members ^ FLIP;
     }
 
     /// Whether `index` is a member.
@@ -126,7 +132,7 @@ impl<const FLIP: u64> IndexSet<FLIP> {
     /// The first word from `word` on that has members.
     fn next_word(&self, word: usize) -> Option<usize> {
         let group = word / 64;
-        if self.middle + group < self.words.len() {
+        if self.middle + group < self.memory.len() - 2 * MARGIN {
             let words = from_bit(self.get(self.middle + group), word);
             if words != 0 {
                 return Some(group * 64 + words.trailing_zeros() as usize);
@@ -192,7 +198,33 @@ mod tests {
     /// What a port pool costs rests on this.
     #[test]
     fn costs_little_more_than_a_bit_an_index() {
-        assert_eq!(InitiallyFull::new(64512).words.len(), 1008 + 16);
+        let words = InitiallyFull::new(64512).memory.len();
+        assert_eq!(words, 1008 + 16 + 2 * MARGIN);
+    }
+
+    fn touches_no_line_of_a_neighbour<const FLIP: u64>() {
+        for len in LENGTHS.into_iter().filter(|&len| len <= 65536) {
+            let mut set = IndexSet::<FLIP>::new(len);
+            (0..len).for_each(|index| _ = set.insert(index));
+            (0..len).for_each(|index| _ = set.remove(index));
+            (0..len).step_by(3).for_each(|index| _ = set.insert(index));
+            let line = |word: &u64| std::ptr::from_ref(word).addr() / 64;
+            let (all, len) = (&set.memory, set.memory.len());
+            let used = MARGIN..len - MARGIN;
+            // Whatever follows or precedes the memory starts a word further.
+            let last = std::ptr::from_ref(&all[len - 1]).addr() + 8;
+            let before = std::ptr::from_ref(&all[0]).addr() - 1;
+            assert!(line(&all[used.start]) > before / 64);
+            assert!(line(&all[used.end - 1]) < last / 64);
+            let margins = all[..used.start].iter().chain(&all[used.end..]);
+            assert!(margins.copied().all(|word| word == 0));
+        }
+    }
+
+    #[test]
+    fn sets_touch_no_line_of_a_neighbour() {
+        touches_no_line_of_a_neighbour::<{ u64::MAX }>();
+        touches_no_line_of_a_neighbour::<0>();
     }
 
     /// Empties and refills a set one by one, so that every summary bit of

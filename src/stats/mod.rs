@@ -179,8 +179,10 @@ impl ServiceCounters {
     }
 }
 
-/// All counters of one worker.
+/// All counters of one worker, on cache lines of their own: those of several
+/// workers lie side by side.
 #[derive(Debug)]
+#[repr(align(64))]
 pub struct WorkerStats {
     drops: [Counter; DropReason::COUNT],
     events: [Counter; Event::COUNT],
