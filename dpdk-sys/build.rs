@@ -16,6 +16,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_thread_register",
     "rte_thread_unregister",
     "rte_get_tsc_hz",
+    "rte_memzone_walk",
     "rte_pktmbuf_pool_create",
     "rte_mempool_free",
     "rte_mempool_avail_count",

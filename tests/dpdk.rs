@@ -43,9 +43,10 @@ fn main() {
     arguments.test_threads = Some(1);
     // SAFETY: has no precondition.
     let root = unsafe { libc::geteuid() } == 0;
-    let unprivileged: [(&str, fn()); 12] = [
+    let unprivileged: [(&str, fn()); 13] = [
         ("eal_starts_once", eal_starts_once),
         ("pool_counts_what_is_out", pool_counts_what_is_out),
+        ("a_pool_s_memory_has_a_name", a_pool_s_memory_has_a_name),
         (
             "mbuf_length_stays_in_its_buffer",
             mbuf_length_stays_in_its_buffer,
@@ -133,6 +134,16 @@ fn pool_counts_what_is_out() {
     assert!(pool.allocate().is_none());
     drop(all);
     assert_eq!(pool.free(), 63);
+}
+
+fn a_pool_s_memory_has_a_name() {
+    let pool = pool("named", 63);
+    let zones = eal().zones();
+    let ring = zones.iter().find(|zone| zone.name == "RG_MP_named");
+    let ring = ring.expect("the ring of the pool's free buffers");
+    assert!(ring.address != 0 && ring.len >= 64 * size_of::<usize>());
+    drop(pool);
+    assert!(eal().zones().iter().all(|zone| zone.name != "RG_MP_named"));
 }
 
 fn mbuf_length_stays_in_its_buffer() {

@@ -131,10 +131,49 @@ impl Eal {
         })
     }
 
+    /// What DPDK has reserved by name: pools, rings, its tables.
+    pub fn zones(&self) -> Vec<Zone> {
+        let mut zones: Vec<Zone> = Vec::new();
+        // SAFETY: EAL is initialised; the callback gets the vector back as its
+        // argument, and nobody else has it during the walk.
+        unsafe { dpdk_sys::rte_memzone_walk(Some(note_zone), (&raw mut zones).cast()) };
+        zones
+    }
+
     /// Keeps EAL running until the process ends.
     pub(super) fn never_end(&self) {
         std::mem::forget(self.clone());
     }
+}
+
+/// Memory that DPDK has reserved under a name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Zone {
+    /// DPDK's name of it.
+    pub name: String,
+    /// Where it begins.
+    pub address: usize,
+    /// Its length, bytes.
+    pub len: usize,
+}
+
+/// Appends a zone to the `Vec<Zone>` that `zones` is.
+unsafe extern "C" fn note_zone(zone: *const dpdk_sys::rte_memzone, zones: *mut std::ffi::c_void) {
+    // SAFETY: DPDK passes a zone, which is initialised and packed, so that it is
+    // copied before its fields are read.
+    let zone = unsafe { zone.read_unaligned() };
+    // SAFETY: the union is of an address and the same number, both initialised.
+    let address = unsafe { zone.__bindgen_anon_1.addr_64 };
+    let len = zone.len;
+    let name = zone.name.map(|byte| byte as u8);
+    let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+    // SAFETY: the argument of the walk, as `Eal::zones` passes it.
+    let zones = unsafe { &mut *zones.cast::<Vec<Zone>>() };
+    zones.push(Zone {
+        name: String::from_utf8_lossy(name).into_owned(),
+        address: address as usize,
+        len,
+    });
 }
 
 /// What net_tap calls errors and then does without: a queueing discipline that

@@ -29,7 +29,7 @@ mod signals;
 mod tap;
 
 pub use clock::{Clock, thread_cpu_ns};
-pub use eal::{Eal, EalConfig, Memory};
+pub use eal::{Eal, EalConfig, Memory, Zone};
 pub use error::{Errno, Error};
 pub use io::DpdkIo;
 pub use lcore::{socket_of, spawn};

@@ -5,20 +5,26 @@
 //! access. Two workers of one gateway, on two threads as in production, take
 //! turns; a store to a known address says whose turn begins and that it is
 //! over, around the poll alone. What the trace shows between is collected by
-//! cache line.
+//! cache line ([`trace`]), and the lines that are found are named ([`owner`]).
 
-use std::collections::HashMap;
+mod owner;
+mod trace;
+
 use std::hint::black_box;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 
 use fullgate::dpdk::{RingEnd, spawn};
 use fullgate::ids::WorkerIx;
 use fullgate::snat::steering::Steering;
+use fullgate::time::Millis;
 
 use super::Failure;
 use super::args::{Args, Lines, Mode, Packets};
@@ -28,9 +34,13 @@ use super::report::drops;
 use super::source::Source;
 use super::wire::Wire;
 use super::workers::flows_of;
+use owner::{Memory, describe};
+use trace::{LINE_SHIFT, Marks, Trace, WORKERS};
 
-const WORKERS: usize = 2;
-const LINE_SHIFT: u32 = 6;
+/// Between two polls: connections that are over rest 100 ms, so their timers run
+/// out within the trace.
+const MS_PER_POLL: u32 = 2;
+
 /// Shared lines that are shown.
 const SHOWN: usize = 20;
 
@@ -56,10 +66,9 @@ pub fn run(args: &Lines) -> Result<(), Failure> {
     if args.traced {
         return traced(args);
     }
-    let own = std::env::current_exe()?;
     let mut child = Command::new("valgrind")
         .args(["--tool=lackey", "--trace-mem=yes"])
-        .arg(&own)
+        .arg(std::env::current_exe()?)
         .args(["lines", "--traced", "--flows", &args.flows.to_string()])
         .args(["--batches", &args.batches.to_string()])
         .stdin(Stdio::piped())
@@ -67,187 +76,89 @@ pub fn run(args: &Lines) -> Result<(), Failure> {
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| format!("valgrind: {error}; it is Debian's package of that name"))?;
-    let (Some(trace), Some(said), Some(mut go)) =
+    let (Some(accesses), Some(said), Some(mut go)) =
         (child.stderr.take(), child.stdout.take(), child.stdin.take())
     else {
         return Err("no pipes".into());
     };
     // The program says where its marks are and waits; meanwhile somebody has to
     // read the trace.
-    let reader = std::thread::spawn(move || Trace::default().read(trace));
+    let marks = Arc::new(OnceLock::new());
+    let known = Arc::clone(&marks);
+    let reader = std::thread::spawn(move || Trace::new(known).read(accesses));
     let mut said = BufReader::new(said);
     let mut line = String::new();
     said.read_line(&mut line)?;
     let numbers = line.split_whitespace().map(str::parse::<u64>);
     let numbers: Vec<u64> = numbers.collect::<Result<_, _>>()?;
-    let marks = MARKS.get_or_init(|| numbers);
-    if marks.len() != WORKERS + 2 {
+    let Some((&end, begin)) = numbers.split_last() else {
         return Err("the traced program did not begin".into());
-    }
+    };
+    let begin = begin.try_into()?;
+    marks.get_or_init(|| Marks { begin, end });
     go.write_all(b"\n")?;
     drop(go);
-    std::io::copy(&mut said, &mut std::io::stderr())?;
+    let mut memory = Memory::default();
+    for line in said.lines() {
+        let line = line?;
+        if !memory.note(&line) {
+            eprintln!("{line}");
+        }
+    }
     let status = child.wait()?;
     let trace = reader.join().map_err(|_| "the trace's reader panicked")??;
     if !status.success() {
         return Err(format!("the traced program failed: {}", trace.last).into());
     }
-    trace.report(args, &own)
+    report(&trace, &memory, args)
 }
 
-/// Addresses of the marks, and where the program's code begins.
-static MARKS: std::sync::OnceLock<Vec<u64>> = std::sync::OnceLock::new();
-
-/// What one worker did to a line: the instructions that first read and wrote it.
-#[derive(Clone, Copy, Default, Debug)]
-struct Touch {
-    read: Option<u64>,
-    write: Option<u64>,
-}
-
-#[derive(Default)]
-struct Trace {
-    lines: [HashMap<u64, Touch>; WORKERS],
-    turn: Option<usize>,
-    /// The instruction under way.
-    at: u64,
-    accesses: u64,
-    /// The last line that is no access.
-    last: String,
-}
-
-impl Trace {
-    fn read(mut self, trace: impl Read) -> std::io::Result<Self> {
-        let mut trace = BufReader::with_capacity(1 << 20, trace);
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            if trace.read_until(b'\n', &mut line)? == 0 {
-                return Ok(self);
-            }
-            self.access(&line);
+fn report(trace: &Trace, memory: &Memory, args: &Lines) -> Result<(), Failure> {
+    let packets = args.batches as usize * 512;
+    println!(
+        "2 workers, {packets} packets each, {} accesses",
+        trace.accesses
+    );
+    for (worker, lines) in trace.lines.iter().enumerate() {
+        let written = lines.values().filter(|touch| touch.writes.count() > 0);
+        let written = written.count();
+        println!(
+            "worker {worker}  {} lines touched, {written} of them written",
+            lines.len()
+        );
+        if written == 0 {
+            return Err("the trace shows no worker".into());
         }
     }
-
-    /// One line of the trace: ` S 1ffe8,8`; I is an instruction, L a load, S a
-    /// store, M both.
-    fn access(&mut self, line: &[u8]) {
-        let Some((kind, address, size)) = parse(line) else {
-            if !line.starts_with(b"==") {
-                self.last = String::from_utf8_lossy(line).trim().to_owned();
-            }
-            return;
-        };
-        if kind == b'I' {
-            self.at = address;
-            return;
-        }
-        if kind == b'S'
-            && let Some(marks) = MARKS.get()
-            && let Some(mark) = marks[..=WORKERS].iter().position(|&mark| mark == address)
-        {
-            self.turn = (mark < WORKERS).then_some(mark);
-            return;
-        }
-        let Some(turn) = self.turn else { return };
-        self.accesses += 1;
-        for number in address >> LINE_SHIFT..=(address + size - 1) >> LINE_SHIFT {
-            let touch = self.lines[turn].entry(number).or_default();
-            if kind != b'S' {
-                touch.read.get_or_insert(self.at);
-            }
-            if kind != b'L' {
-                touch.write.get_or_insert(self.at);
-            }
-        }
+    let shared = trace.shared();
+    println!(
+        "shared    {} lines read by both and written by none, {} written",
+        trace.read_by_both(),
+        shared.len(),
+    );
+    if shared.is_empty() {
+        return Ok(());
     }
-
-    fn report(&self, args: &Lines, program: &std::path::Path) -> Result<(), Failure> {
-        let packets = args.batches as usize * 512;
-        println!(
-            "2 workers, {packets} packets each, {} accesses",
-            self.accesses
-        );
-        for (worker, lines) in self.lines.iter().enumerate() {
-            let written = lines.values().filter(|touch| touch.write.is_some()).count();
-            println!(
-                "worker {worker}  {} lines touched, {written} of them written",
-                lines.len()
-            );
-            if written == 0 {
-                return Err("the trace shows no worker".into());
-            }
-        }
-        let both = || {
-            let [one, other] = &self.lines;
-            one.iter()
-                .filter_map(|(line, touch)| Some((*line, [*touch, *other.get(line)?])))
-        };
-        let mut shared: Vec<(u64, [Touch; WORKERS])> = both()
-            .filter(|(_, touches)| touches.iter().any(|touch| touch.write.is_some()))
-            .collect();
-        println!(
-            "shared    {} lines read by both and written by none, {} written",
-            both().count() - shared.len(),
-            shared.len(),
-        );
-        if shared.is_empty() {
-            return Ok(());
-        }
-        shared.sort_by_key(|(line, _)| *line);
-        for (line, touches) in shared.iter().take(SHOWN) {
-            println!("line {:#x}", line << LINE_SHIFT);
-            for (worker, touch) in touches.iter().enumerate() {
-                for (what, at) in [("reads", touch.read), ("writes", touch.write)] {
-                    if let Some(at) = at {
-                        println!("  worker {worker} {what} it at {}", name(program, at));
-                    }
+    for (line, touches) in shared.iter().take(SHOWN) {
+        println!("line {:#x}: {}", line << LINE_SHIFT, memory.owner(*line));
+        for (worker, touch) in touches.iter().enumerate() {
+            for (what, sites) in [("reads", &touch.reads), ("writes", &touch.writes)] {
+                if sites.count() > 0 {
+                    println!("  worker {worker} {what} it {} times", sites.count());
+                }
+                for place in memory.places(sites) {
+                    println!("    {place}");
                 }
             }
         }
-        Err("workers share cache lines that are written".into())
     }
-}
-
-/// Kind, address and size of an access.
-fn parse(line: &[u8]) -> Option<(u8, u64, u64)> {
-    let text = std::str::from_utf8(line).ok()?.trim_end();
-    let (kind, rest) = text.trim_start().split_once(' ')?;
-    let (&[kind @ (b'I' | b'L' | b'S' | b'M')], (address, size)) =
-        (kind.as_bytes(), rest.trim_start().split_once(',')?)
-    else {
-        return None;
-    };
-    Some((
-        kind,
-        u64::from_str_radix(address, 16).ok()?,
-        size.parse().ok()?,
-    ))
-}
-
-/// Function and source line of an instruction, as far as it is the program's.
-fn name(program: &std::path::Path, at: u64) -> String {
-    let base = MARKS.get().and_then(|marks| marks.last()).copied();
-    let offset = at.wrapping_sub(base.unwrap_or(0));
-    let found = Command::new("addr2line")
-        .args(["-Cfpe"])
-        .arg(program)
-        .arg(format!("{offset:#x}"))
-        .output();
-    match found {
-        Ok(found) if found.status.success() && !found.stdout.starts_with(b"??") => {
-            String::from_utf8_lossy(&found.stdout).trim().to_owned()
-        }
-        _ => format!("{at:#x}, outside the program"),
-    }
+    Err("workers share cache lines that are written".into())
 }
 
 /// The program that is traced.
 fn traced(args: &Lines) -> Result<(), Failure> {
-    let base = code_begins()?;
-    let marks = BEGIN.iter().chain([&END]).map(|mark| mark.address() as u64);
-    for number in marks.chain([base]) {
-        print!("{number} ");
+    for mark in BEGIN.iter().chain([&END]) {
+        print!("{} ", mark.address());
     }
     println!();
     std::io::stdin().read_exact(&mut [0])?;
@@ -262,19 +173,93 @@ fn traced(args: &Lines) -> Result<(), Failure> {
     };
     let eal = gateway::eal(&packets.common)?;
     let (world, seeds) = gateway::plant(&eal, &plan)?;
-    let barrier = Arc::new(Barrier::new(WORKERS));
+    let (turns, mut first) = Turn::circle()?;
     let packets = Arc::new(packets);
     let mut threads = Vec::new();
-    for (me, seed) in seeds.into_iter().enumerate() {
-        let (barrier, packets) = (Arc::clone(&barrier), Arc::clone(&packets));
+    for (me, (seed, turn)) in seeds.into_iter().zip(turns).enumerate() {
+        let packets = Arc::clone(&packets);
         let (steering, batches) = (Arc::clone(&world.steering), args.batches);
-        let body = move || work(me, seed, &packets, &steering, batches, &barrier);
+        let body = move || {
+            if let Err(failure) = work(me, seed, &packets, &steering, batches, turn) {
+                println!("worker {me}: {failure}");
+                std::process::exit(1);
+            }
+        };
         threads.push(spawn(&eal, &format!("worker-{me}"), None, body)?);
     }
+    first.write_all(&[0])?;
     for thread in threads {
         thread.join().map_err(|_| "a worker's thread panicked")?;
     }
+    describe(&eal)?;
     Ok(())
+}
+
+/// Who waits for their turn, and by what: the thread's directory in `/proc`, and
+/// the pipe that it reads.
+type Waiting = Arc<[OnceLock<(PathBuf, i32)>; WORKERS]>;
+
+/// One worker's part in taking turns. The trace does not tell threads apart, so
+/// while it is one worker's turn the others must not run at all, not even to
+/// leave a lock: each sleeps in a read of its own pipe.
+struct Turn {
+    me: usize,
+    mine: PipeReader,
+    next: PipeWriter,
+    waiting: Waiting,
+}
+
+impl Turn {
+    /// For each worker its part, and what gives the first one its turn.
+    fn circle() -> Result<(Vec<Self>, PipeWriter), Failure> {
+        let pipes: Vec<_> = (0..WORKERS)
+            .map(|_| std::io::pipe())
+            .collect::<Result<_, _>>()?;
+        let (readers, mut writers): (Vec<_>, Vec<_>) = pipes.into_iter().unzip();
+        let first = writers[0].try_clone()?;
+        writers.rotate_left(1);
+        let waiting = Waiting::default();
+        let parts = readers.into_iter().zip(writers).enumerate();
+        let parts = parts.map(|(me, (mine, next))| Self {
+            me,
+            mine,
+            next,
+            waiting: Arc::clone(&waiting),
+        });
+        Ok((parts.collect(), first))
+    }
+
+    /// Waits for the turn, and until all others wait for theirs.
+    fn take(&mut self) -> Result<(), Failure> {
+        if self.waiting[self.me].get().is_none() {
+            let thread = PathBuf::from("/proc").join(std::fs::read_link("/proc/thread-self")?);
+            let _ = self.waiting[self.me].set((thread, self.mine.as_raw_fd()));
+        }
+        self.mine.read_exact(&mut [0])?;
+        let late = Instant::now() + Duration::from_secs(60);
+        for (worker, waits) in self.waiting.iter().enumerate() {
+            while worker != self.me && !waits.get().is_some_and(sleeps) {
+                if Instant::now() > late {
+                    return Err("the other worker does not wait for its turn".into());
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(())
+    }
+
+    fn pass_on(&mut self) {
+        // At the end nobody is left to take it.
+        let _ = self.next.write_all(&[0]);
+    }
+}
+
+/// Whether a thread is in a read of that file, or over.
+fn sleeps((thread, file): &(PathBuf, i32)) -> bool {
+    match std::fs::read_to_string(thread.join("syscall")) {
+        Ok(call) => call.starts_with(&format!("{} {file:#x} ", libc::SYS_read)),
+        Err(_) => !thread.exists(),
+    }
 }
 
 /// Packets of both directions, and connections that come and go.
@@ -301,72 +286,50 @@ fn work(
     args: &Packets,
     steering: &Steering,
     batches: u32,
-    barrier: &Barrier,
-) {
+    mut turn: Turn,
+) -> Result<(), Failure> {
+    turn.take()?;
     let mut gateway = seed.grow();
     let flows = flows_of(WorkerIx(me as u8), args.flows, steering);
     let mut source = Source::new(args, flows);
-    let in_turn = |work: &mut dyn FnMut()| {
-        for turn in 0..WORKERS {
-            barrier.wait();
-            if turn == me {
-                work();
-            }
-        }
+    open_all(&mut gateway, &mut source, args)?;
+    gateway.wire.stock(source.in_batch() as usize);
+    // Seconds pass from turn to turn under valgrind, and next hops would be given
+    // up; this clock is its own.
+    let mut now = gateway::now(&gateway.clock);
+    let mut tick = || {
+        now.ms = Millis(now.ms.0 + MS_PER_POLL);
+        now.tsc += 1;
+        now
     };
-    in_turn(&mut || {
-        open_all(&mut gateway, &mut source, args).unwrap_or_else(|failure| {
-            println!("worker {me}: {failure}");
-            std::process::exit(1)
-        });
-    });
+    turn.pass_on();
     for _ in 0..batches {
-        in_turn(&mut || {
-            let wire: &mut Wire<RingEnd> = &mut gateway.wire;
-            source.batch(|side, frame| wire.put(side, &frame));
-            wire.flush_all();
-            let mut back = 0;
-            // One more, which finds nothing.
-            for _ in 0..=source.in_batch().div_ceil(source.in_poll()) {
-                let now = gateway::now(&gateway.clock);
-                BEGIN[me].set();
-                gateway.worker.poll(now);
-                END.set();
-                back += source.collect(&mut gateway.wire);
-            }
-            if back < source.in_batch() {
-                // Both sides do not get equally many.
-                gateway.worker.poll(gateway::now(&gateway.clock));
-                source.collect(&mut gateway.wire);
-            }
-        });
+        turn.take()?;
+        let wire: &mut Wire<RingEnd> = &mut gateway.wire;
+        source.batch(|side, frame| wire.put(side, &frame));
+        wire.flush_all();
+        let mut back = 0;
+        // One more, which finds nothing.
+        for _ in 0..=source.in_batch().div_ceil(source.in_poll()) {
+            let now = tick();
+            BEGIN[me].set();
+            gateway.worker.poll(now);
+            END.set();
+            back += source.collect(&mut gateway.wire);
+        }
+        if back < source.in_batch() {
+            // Both sides do not get equally many.
+            gateway.worker.poll(tick());
+            source.collect(&mut gateway.wire);
+        }
+        gateway.wire.stock(source.in_batch() as usize);
+        turn.pass_on();
     }
-    barrier.wait();
+    // What ends with a worker must not happen in the turn of another.
+    turn.take()?;
     for (reason, count) in drops(&gateway.stats) {
         println!("worker {me}: dropped {count} {reason}");
     }
-}
-
-/// Address of the program's first byte.
-fn code_begins() -> Result<u64, Failure> {
-    let maps = std::fs::read_to_string("/proc/self/maps")?;
-    let own = std::env::current_exe()?;
-    let own = own.to_string_lossy();
-    let first = maps.lines().find(|line| line.ends_with(own.as_ref()));
-    let start = first.and_then(|line| line.split('-').next());
-    Ok(u64::from_str_radix(start.ok_or("no such mapping")?, 16)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::parse;
-
-    #[test]
-    fn lines_of_the_trace_are_read() {
-        assert_eq!(parse(b"I  0401ab90,3\n"), Some((b'I', 0x0401_ab90, 3)));
-        assert_eq!(parse(b" S 1ffefff568,8\n"), Some((b'S', 0x1f_feff_f568, 8)));
-        assert_eq!(parse(b" M 00c0ffee,4\n"), Some((b'M', 0x00c0_ffee, 4)));
-        assert_eq!(parse(b"==17== Lackey\n"), None);
-        assert_eq!(parse(b"\n"), None);
-    }
+    turn.pass_on();
+    Ok(())
 }

@@ -35,6 +35,10 @@ pub const PEER: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 /// Attempts to put packets on a wire whose other end takes them off by itself.
 const ATTEMPTS: u32 = 10_000_000;
 
+/// Buffers that [`Wire::stock`] leaves in the cache at least: a quarter of what
+/// it is refilled to.
+const SLACK: usize = 128;
+
 /// One side's end of the wire.
 pub trait End {
     /// Puts packets on the wire from the front; what does not fit is left.
@@ -151,6 +155,17 @@ impl<E: End> Wire<E> {
             self.ends[side as usize].send(out);
         }
         assert!(out.is_empty(), "the wire has room for a batch");
+    }
+
+    /// Has `count` buffers for frames, no more and no fewer, and leaves this
+    /// thread's cache of the pool neither empty nor full. A driver keeps it so: it
+    /// takes buffers for what arrives and gives those back that it has sent, while
+    /// the sink here would keep those of which the gateway made its own packets.
+    pub fn stock(&mut self, count: usize) {
+        while self.spare.len() < count + SLACK {
+            self.spare.push(self.pool.allocate().expect("a buffer"));
+        }
+        self.spare.truncate(count);
     }
 
     /// Takes all IPv4 frames off the wire, and shows each to `see`.
