@@ -320,6 +320,13 @@ impl Snapshot {
         self.servers.get(server.ix())?.as_ref()
     }
 
+    /// The service of a real server; `None` where that is out of the
+    /// configuration, and its server still has connections.
+    #[inline]
+    pub fn service_of(&self, server: ServerIx) -> Option<&Service> {
+        self.service(self.server(server)?.service)
+    }
+
     /// A port by index.
     #[inline]
     pub fn port(&self, port: PortIx) -> Option<&PortInfo> {

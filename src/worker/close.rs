@@ -8,7 +8,7 @@ use crate::conntrack::timeouts::{Timeouts, timeout_of};
 use crate::ids::{ServerIx, SetIx, SlotIx};
 use crate::io::BurstIo;
 use crate::service::snapshot::{Answer, Snapshot};
-use crate::stats::{EndCause, Event};
+use crate::stats::{EndCause, Event, ServiceCounters};
 use crate::time::Millis;
 
 /// Timers looked at between two bursts: some microseconds' work.
@@ -92,8 +92,7 @@ impl Sweep {
 /// The timeouts of an entry's service; the defaults where the service is gone.
 pub(super) fn timeouts_of(snapshot: &Snapshot, entry: &Entry) -> Timeouts {
     snapshot
-        .server(entry.server)
-        .and_then(|server| snapshot.service(server.service))
+        .service_of(entry.server)
         .map_or_else(Timeouts::default, |service| service.timeouts)
 }
 
@@ -111,8 +110,8 @@ impl<Io: BurstIo> Worker<Io> {
             self.count_end(entry.server, cause);
         } else if before == State::SynSent && state == State::SynReceived {
             let (server, took) = (entry.server, self.now.since(entry.created));
-            if let Some(service) = self.snapshot.server(server).map(|server| server.service) {
-                self.stats.service(service).connect.note(took);
+            if let Some(counters) = self.service_counters(server) {
+                counters.connect.note(took);
             }
             self.server_answered(server);
         }
@@ -121,9 +120,16 @@ impl<Io: BurstIo> Worker<Io> {
 
     /// Counts a connection that is over.
     fn count_end(&self, server: ServerIx, cause: EndCause) {
-        if let Some(server) = self.snapshot.server(server) {
-            self.stats.service(server.service).ended(cause).add(1);
+        if let Some(counters) = self.service_counters(server) {
+            counters.ended(cause).add(1);
         }
+    }
+
+    /// The counters of a server's service, also where that is out of the
+    /// configuration.
+    fn service_counters(&self, server: ServerIx) -> Option<&ServiceCounters> {
+        let server = self.snapshot.server(server)?;
+        Some(self.stats.service(server.service))
     }
 
     /// Brings gauges, the port's rest and the timer in line with a new state.
@@ -206,14 +212,13 @@ impl<Io: BurstIo> Worker<Io> {
         self.book(slot, before);
     }
 
-    /// Ends a connection with a RST to both ends, or without. The entry stays
-    /// for a while, to answer what is still on its way.
+    /// Ends a connection that is not over yet, with a RST to both ends or
+    /// without. A TCP entry stays for a while, to answer what is still on its
+    /// way.
     fn end(&mut self, slot: SlotIx, cause: EndCause, resets: Option<Event>) {
         let entry = *self.table.get(slot);
-        if !entry.state.is_over() {
-            self.count_end(entry.server, cause);
-        }
-        if entry.protocol != proto::TCP || entry.state.is_over() {
+        self.count_end(entry.server, cause);
+        if entry.protocol != proto::TCP {
             return self.remove(slot);
         }
         if let Some(event) = resets {
@@ -335,12 +340,9 @@ impl<Io: BurstIo> Worker<Io> {
         if entry.protocol != proto::TCP {
             return self.end(slot, EndCause::Idle, None);
         }
-        let service = self
+        let resets = self
             .snapshot
-            .server(entry.server)
-            .map(|server| server.service);
-        let resets = service
-            .and_then(|service| self.snapshot.service(service))
+            .service_of(entry.server)
             .is_none_or(|service| service.on_expire == Answer::Reset);
         if resets && !self.sweep_limit.take(2, self.now) {
             let rate = self.snapshot.limits.resets_per_second;
@@ -348,8 +350,8 @@ impl<Io: BurstIo> Worker<Io> {
             return self.table.arm(slot, turn);
         }
         self.stats.event(Event::IdledOut).add(1);
-        if let Some(service) = service {
-            self.stats.service(service).idled_out.add(1);
+        if let Some(counters) = self.service_counters(entry.server) {
+            counters.idled_out.add(1);
         }
         self.end(slot, EndCause::Idle, resets.then_some(Event::ResetIdle));
     }

@@ -63,8 +63,7 @@ impl<Io: BurstIo> Worker<Io> {
         self.stats.server(server).failures.add(1);
         let fail_after = self
             .snapshot
-            .server(server)
-            .and_then(|server| self.snapshot.service(server.service))
+            .service_of(server)
             .map_or(0, |service| service.fail_after);
         if let Some(health) = self.health.get_mut(server.ix()) {
             health.failed(self.now, fail_after);

@@ -301,11 +301,7 @@ impl<Io: BurstIo> Worker<Io> {
             return false;
         }
         let (server, attempts) = (entry.server, entry.attempts);
-        let Some(service) = self
-            .snapshot
-            .server(server)
-            .and_then(|server| self.snapshot.service(server.service))
-        else {
+        let Some(service) = self.snapshot.service_of(server) else {
             return false;
         };
         let now = self.now;
@@ -477,8 +473,7 @@ impl<Io: BurstIo> Worker<Io> {
         if entry.state != State::SynSent || !entry.has(flag::SYN_HELD) {
             return None;
         }
-        let server = self.snapshot.server(entry.server)?;
-        let service = self.snapshot.service(server.service)?;
+        let service = self.snapshot.service_of(entry.server)?;
         (service.syn_retry_ms > 0 && entry.attempts < service.syn_attempts)
             .then(|| entry.created.plus(u32::from(service.syn_retry_ms)))
     }

@@ -41,6 +41,19 @@ impl Sort {
             Self::Bits | Self::Name => traffic.bits,
         }
     }
+
+    /// Sorts rows, each known by its name, traffic and active connections.
+    fn sort<T>(self, rows: &mut [&T], of: fn(&T) -> (&str, Traffic, u64)) {
+        rows.sort_by(|a, b| {
+            let ((a, a_traffic, a_active), (b, b_traffic, b_active)) = (of(a), of(b));
+            match self {
+                Self::Name => a.cmp(b),
+                _ => self
+                    .measure(b_traffic, b_active)
+                    .total_cmp(&self.measure(a_traffic, a_active)),
+            }
+        });
+    }
 }
 
 /// What is on the screen.
@@ -84,11 +97,8 @@ impl Screen {
         let mut rows: Vec<&Service> = all
             .filter(|service| self.has(&service.name, service.vip))
             .collect();
-        rows.sort_by(|a, b| match self.sort {
-            Sort::Name => a.name.cmp(&b.name),
-            sort => sort
-                .measure(b.traffic, b.active)
-                .total_cmp(&sort.measure(a.traffic, a.active)),
+        self.sort.sort(&mut rows, |service| {
+            (&service.name, service.traffic, service.active)
         });
         rows
     }
@@ -107,11 +117,8 @@ impl Screen {
             .iter()
             .filter(|server| self.has(&server.name, server.address))
             .collect();
-        rows.sort_by(|a, b| match self.sort {
-            Sort::Name => a.name.cmp(&b.name),
-            sort => sort
-                .measure(b.traffic, b.active)
-                .total_cmp(&sort.measure(a.traffic, a.active)),
+        self.sort.sort(&mut rows, |server| {
+            (&server.name, server.traffic, server.active)
         });
         rows
     }
