@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use fullgate::arena::{Arena, ArenaError};
+use fullgate::arena::ArenaError;
 use fullgate::conntrack::hash::HashKey;
 use fullgate::conntrack::isn::IsnSecret;
 use fullgate::conntrack::table::ConnTable;
@@ -44,18 +44,13 @@ use fullgate::ids::{PortIx, WorkerIx};
 use fullgate::service::snapshot::PortInfo;
 use fullgate::snat::steering::{Reta, Steering, SteeringMode};
 use fullgate::snat::toeplitz::DEFAULT_KEY;
-use fullgate::stats::WorkerStats;
 use fullgate::time::Millis;
 use fullgate::wire::ethernet::MacAddr;
-use fullgate::worker::message::{Link, Update};
+use fullgate::worker::message::Update;
 use fullgate::worker::{self, Handover, Now, Worker};
 
 /// Bytes of a packet buffer with its headroom: a frame of the usual MTU.
 const DATA_ROOM: u16 = 2_176;
-/// SYNs each worker can keep for a second attempt.
-const HELD_SYNS: usize = 4_096;
-/// Next hops each worker can know.
-const NEIGHBORS: usize = 4_096;
 /// Packets on their way from one worker to another: 32 bursts.
 const HANDOVER_DEPTH: usize = 1_024;
 /// Rounds without work before a worker sleeps, where it may.
@@ -161,26 +156,13 @@ fn serve(config: Config, config_path: &Path) -> Result<(), Failure> {
         .zip(updates)
     {
         let io = DpdkIo::new(queues, pool);
-        let stats = Arc::new(WorkerStats::new(
-            ports.len(),
-            config.runtime.max_servers as usize,
-            config.runtime.max_services as usize,
-        ));
-        let (link, alive) = WorkerLink::new(Link::new(), Arc::clone(&stats));
+        let key = HashKey::from_bytes(HashKey::random_bytes()?);
+        let table = ConnTable::anonymous(config.runtime.connections as usize, key, Millis(0))?;
         let setup = worker::Setup {
-            ix,
-            table: table(&config)?,
-            held_syns: HELD_SYNS,
-            neighbors: NEIGHBORS,
-            max_services: config.runtime.max_services as usize,
-            max_servers: config.runtime.max_servers as usize,
-            max_sets: state.max_sets(),
-            stats,
-            link: link.link().clone(),
-            handover,
             kernel: exception.as_ref().map(|thread| thread.rings(ix)),
-            isn_secret: secret,
+            ..worker::Setup::new(ix, table, state.room(), handover, secret)
         };
+        let (link, alive) = WorkerLink::new(setup.link.clone(), Arc::clone(&setup.stats));
         let populated = populated.clone();
         threads.push(start(&eal, &config, setup, io, first, alive, populated)?);
         workers.push(link);
@@ -396,13 +378,8 @@ fn take_queues(ports: &mut [Port]) -> Result<Vec<Vec<dpdk::Queue>>, dpdk::Error>
 }
 
 fn port_infos(config: &Config, ports: &[Arc<Port>]) -> Vec<PortInfo> {
-    let info = |(port, opened): (&config::Port, &Arc<Port>)| PortInfo {
-        name: port.name.clone(),
-        mac: MacAddr(opened.mac()),
-        mtu: opened.mtu(),
-        addresses: port.addresses.clone(),
-        gateway: port.gateway,
-        kernel: None,
+    let info = |(port, opened): (&config::Port, &Arc<Port>)| {
+        PortInfo::opened(&port.name, MacAddr(opened.mac()), opened.mtu())
     };
     config.ports.iter().zip(ports).map(info).collect()
 }
@@ -436,14 +413,6 @@ fn kernel_interfaces(
         });
     }
     Ok((Kernel::start(set_ups, config)?, interfaces))
-}
-
-/// A worker's connection table, empty.
-fn table(config: &Config) -> Result<ConnTable, Failure> {
-    let arena = Arena::anonymous(config.runtime.connections as usize)?;
-    let key = HashKey::from_bytes(HashKey::random_bytes()?);
-    let (table, _) = ConnTable::new(arena, key, Millis(0))?;
-    Ok(table)
 }
 
 /// Starts a worker's thread, which reports when its table has its memory.

@@ -153,14 +153,7 @@ fn start() -> Sender<Call> {
     let config = Config::load(&file).expect("valid").config;
     let reta = Reta::even(128, WORKERS as u8).expect("a table");
     let steering = Steering::new(DEFAULT_KEY, reta, SteeringMode::Software).expect("steering");
-    let port = PortInfo {
-        name: "wan".into(),
-        mac: MacAddr([2, 0, 0, 0, 0, 1]),
-        mtu: 1500,
-        addresses: Vec::new(),
-        gateway: None,
-        kernel: None,
-    };
+    let port = PortInfo::opened("wan", MacAddr([2, 0, 0, 0, 0, 1]), 1500);
     let (state, updates) =
         State::new(config, vec![port], Arc::new(steering), WORKERS, 7).expect("a state");
     let (links, mut workers): (Vec<Link>, Vec<WorkerLink>) = (Vec::new(), Vec::new());

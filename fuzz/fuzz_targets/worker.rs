@@ -7,7 +7,6 @@
 use std::net::Ipv4Addr;
 use std::sync::{Arc, LazyLock};
 
-use fullgate::arena::Arena;
 use fullgate::capture::{Ring, Tap};
 use fullgate::conntrack::entry::State as ConnState;
 use fullgate::conntrack::hash::HashKey;
@@ -29,7 +28,7 @@ use fullgate::wire::checksum::{Sum, checksum};
 use fullgate::wire::ethernet::{EtherType, EthernetRepr, EthernetView, MacAddr};
 use fullgate::wire::ipv4::{Ipv4Repr, Ipv4View};
 use fullgate::worker::kernel::{FrameRing, KernelRings};
-use fullgate::worker::message::{Command, Link};
+use fullgate::worker::message::Command;
 use fullgate::worker::{Handover, Now, Setup, Worker};
 use libfuzzer_sys::fuzz_target;
 
@@ -158,44 +157,26 @@ struct Lab {
 impl Lab {
     fn new(captures: bool) -> Self {
         let (config, steering) = &*FIXED;
-        let ports = config.ports.iter().zip(OWN).map(|(port, mac)| PortInfo {
-            name: port.name.clone(),
-            mac,
-            mtu: port.mtu,
-            addresses: port.addresses.clone(),
-            gateway: port.gateway,
-            kernel: None,
-        });
+        let opened = config.ports.iter().zip(OWN);
+        let ports = opened.map(|(port, mac)| PortInfo::opened(&port.name, mac, port.mtu));
         let (state, mut updates) =
             State::new(config.clone(), ports.collect(), Arc::clone(steering), 1, 1)
                 .expect("a state");
         let now = Millis(0);
-        let (table, _) = ConnTable::new(
-            Arena::anonymous(16).expect("memory"),
-            HashKey::from_bytes([5; 32]),
-            now,
-        )
-        .expect("a table");
-        let stats = Arc::new(WorkerStats::new(2, 8, 4));
+        let key = HashKey::from_bytes([5; 32]);
+        let table = ConnTable::anonymous(16, key, now).expect("a table");
         let rings = KernelRings {
             to: Arc::new(FrameRing::new(4)),
             from: None,
         };
-        let link = Link::new();
+        let (room, handover) = (state.room(), Handover::mesh(1, 8).remove(0));
         let setup = Setup {
-            ix: WorkerIx(0),
-            table,
             held_syns: 8,
             neighbors: 8,
-            max_services: 4,
-            max_servers: 8,
-            max_sets: state.max_sets().min(64),
-            stats: Arc::clone(&stats),
-            link: link.clone(),
-            handover: Handover::mesh(1, 8).remove(0),
             kernel: Some(rings.clone()),
-            isn_secret: IsnSecret([3; 16]),
+            ..Setup::new(WorkerIx(0), table, room, handover, IsnSecret([3; 16]))
         };
+        let (link, stats) = (setup.link.clone(), Arc::clone(&setup.stats));
         let first = Box::new(updates.remove(0));
         let at = Now { ms: now, tsc: 0 };
         // Everything, half of the connections, and dropped packets.

@@ -86,6 +86,15 @@ impl ConnTable {
         Ok((table, recovered))
     }
 
+    /// An empty table in memory that ends with the process.
+    ///
+    /// # Errors
+    /// As [`ConnTable::new`], or there is no memory for the entries.
+    pub fn anonymous(slots: usize, key: HashKey, now: Millis) -> Result<Self, ArenaError> {
+        let (table, _) = Self::new(Arena::anonymous(slots)?, key, now)?;
+        Ok(table)
+    }
+
     /// Lets all memory of the table exist: for the worker's thread, so that it
     /// is on that core's memory node, before its first packet.
     ///

@@ -25,6 +25,7 @@ use crate::service::snapshot::{Limits, Parts, PortInfo, Server, ServerState, Ser
 use crate::snat::ports::{PortClasses, WorkerPorts};
 use crate::snat::steering::Steering;
 use crate::stats::WorkerStats;
+use crate::worker::Room;
 use crate::worker::message::Update;
 use sets::{SetKey, Sets};
 
@@ -239,9 +240,14 @@ impl State {
         Ok((state, updates))
     }
 
-    /// Local-port set ids that workers need room for.
-    pub fn max_sets(&self) -> usize {
-        self.max_sets
+    /// What workers need room for.
+    pub fn room(&self) -> Room {
+        Room {
+            ports: self.ports.len(),
+            services: self.config.runtime.max_services as usize,
+            servers: self.config.runtime.max_servers as usize,
+            sets: self.max_sets,
+        }
     }
 
     /// The configuration in force.

@@ -61,6 +61,20 @@ pub struct PortInfo {
     pub kernel: Option<KernelPort>,
 }
 
+impl PortInfo {
+    /// A port as it was opened. The rest comes with each configuration.
+    pub fn opened(name: &str, mac: MacAddr, mtu: u16) -> Self {
+        Self {
+            name: name.to_owned(),
+            mac,
+            mtu,
+            addresses: Vec::new(),
+            gateway: None,
+            kernel: None,
+        }
+    }
+}
+
 /// A port with an interface of the kernel.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KernelPort {

@@ -61,6 +61,19 @@ pub struct Update {
     pub fresh: Vec<ServerIx>,
 }
 
+impl Update {
+    /// Of the snapshot alone.
+    pub fn new(snapshot: Arc<Snapshot>) -> Self {
+        Self {
+            snapshot,
+            new_sets: Vec::new(),
+            unwanted_sets: Vec::new(),
+            returned_sets: Vec::new(),
+            fresh: Vec::new(),
+        }
+    }
+}
+
 /// A next hop's MAC address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Learned {

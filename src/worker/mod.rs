@@ -113,6 +113,25 @@ impl<B> Handover<B> {
     }
 }
 
+/// SYNs a worker can keep for a second attempt, unless it is told otherwise.
+const HELD_SYNS: usize = 4_096;
+
+/// Next hops a worker can know, unless it is told otherwise.
+const NEIGHBORS: usize = 4_096;
+
+/// What a worker, and its counters, have slots for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Room {
+    /// Ports.
+    pub ports: usize,
+    /// Services.
+    pub services: usize,
+    /// Real servers.
+    pub servers: usize,
+    /// Local-port sets.
+    pub sets: usize,
+}
+
 /// What a worker is made of.
 #[derive(Debug)]
 pub struct Setup<B> {
@@ -124,12 +143,8 @@ pub struct Setup<B> {
     pub held_syns: usize,
     /// Next hops it can know.
     pub neighbors: usize,
-    /// Service slots.
-    pub max_services: usize,
-    /// Real server slots.
-    pub max_servers: usize,
-    /// Local-port set slots.
-    pub max_sets: usize,
+    /// Its slots.
+    pub room: Room,
     /// Its counters.
     pub stats: Arc<WorkerStats>,
     /// Its rings to and from the management core.
@@ -140,6 +155,31 @@ pub struct Setup<B> {
     pub kernel: Option<KernelRings>,
     /// Keys the initial sequence numbers it makes up.
     pub isn_secret: IsnSecret,
+}
+
+impl<B> Setup<B> {
+    /// With new counters and new rings to the management core, and none to the
+    /// kernel.
+    pub fn new(
+        ix: WorkerIx,
+        table: ConnTable,
+        room: Room,
+        handover: Handover<B>,
+        isn_secret: IsnSecret,
+    ) -> Self {
+        Self {
+            ix,
+            table,
+            held_syns: HELD_SYNS,
+            neighbors: NEIGHBORS,
+            room,
+            stats: Arc::new(WorkerStats::new(room.ports, room.servers, room.services)),
+            link: Link::new(),
+            handover,
+            kernel: None,
+            isn_secret,
+        }
+    }
 }
 
 /// What the packet path wants of a port, without a look into the snapshot.
@@ -215,11 +255,11 @@ impl<Io: BurstIo> Worker<Io> {
             io,
             snapshot: Arc::clone(&first.snapshot),
             table: setup.table,
-            sets: (0..setup.max_sets).map(|_| None).collect(),
-            cursors: (0..setup.max_services)
+            sets: (0..setup.room.sets).map(|_| None).collect(),
+            cursors: (0..setup.room.services)
                 .map(|_| Cursor(u32::from(setup.ix.0)))
                 .collect(),
-            health: vec![Health::default(); setup.max_servers],
+            health: vec![Health::default(); setup.room.servers],
             neighbors: Neighbors::new(setup.neighbors),
             held: HeldSyns::new(setup.held_syns),
             fragments: Fragments::new(),

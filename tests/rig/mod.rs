@@ -12,7 +12,6 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fullgate::arena::Arena;
 use fullgate::conntrack::entry::{Entry, proto};
 use fullgate::conntrack::hash::HashKey;
 use fullgate::conntrack::isn::IsnSecret;
@@ -36,7 +35,7 @@ use fullgate::wire::ipv4::Ipv4Repr;
 use fullgate::wire::tcp::{Flags, TcpRepr};
 use fullgate::worker::kernel::{FrameRing, KernelRings};
 use fullgate::worker::message::{Link, Update};
-use fullgate::worker::{Handover, Now, Setup, Worker};
+use fullgate::worker::{Handover, Now, Room, Setup, Worker};
 
 use pool::{PoolBuf, PoolIo};
 
@@ -198,42 +197,35 @@ impl Rig {
         let servers = servers(options);
         let snapshot = Arc::new(snapshot(options, &servers, &steering, 1));
         let handovers = Handover::mesh(usize::from(workers), 256);
+        let room = Room {
+            ports: 2,
+            services: options.services.len(),
+            servers: servers.len(),
+            sets: servers.len() * usize::from(options.servers),
+        };
         (0..workers)
             .map(WorkerIx)
             .zip(handovers)
             .map(|(ix, handover)| {
                 let lends = Arc::new(WorkerPorts::new(Arc::clone(&classes), ix));
                 let now = Millis(1_000);
-                let arena = Arena::anonymous(options.connections).expect("memory");
                 let key = HashKey::from_bytes([7; 32]);
-                let (mut table, _) = ConnTable::new(arena, key, now).expect("memory");
+                let table = ConnTable::anonymous(options.connections, key, now);
+                let mut table = table.expect("memory");
                 table.populate().expect("memory");
-                let stats = Arc::new(WorkerStats::new(2, servers.len(), options.services.len()));
-                let link = Link::new();
                 let kernel = KernelRings {
                     to: Arc::new(FrameRing::new(KERNEL_DEPTH)),
                     from: Some(Arc::new(FrameRing::new(KERNEL_DEPTH))),
                 };
                 let setup = Setup {
-                    ix,
-                    table,
-                    held_syns: 4096,
                     neighbors: 64,
-                    max_services: options.services.len(),
-                    max_servers: servers.len(),
-                    max_sets: servers.len() * usize::from(options.servers),
-                    stats: Arc::clone(&stats),
-                    link: link.clone(),
-                    handover,
                     kernel: options.kernel.then(|| kernel.clone()),
-                    isn_secret: IsnSecret([3; 16]),
+                    ..Setup::new(ix, table, room, handover, IsnSecret([3; 16]))
                 };
+                let (link, stats) = (setup.link.clone(), Arc::clone(&setup.stats));
                 let first = Box::new(Update {
-                    snapshot: Arc::clone(&snapshot),
                     new_sets: sets(&servers, &lends),
-                    unwanted_sets: Vec::new(),
-                    returned_sets: Vec::new(),
-                    fresh: Vec::new(),
+                    ..Update::new(Arc::clone(&snapshot))
                 });
                 Self {
                     worker: Worker::new(setup, PoolIo::new(), first, Now { ms: now, tsc: 0 }),
@@ -430,15 +422,13 @@ fn snapshot(
     generation: u64,
 ) -> Snapshot {
     let port = |name: &str, mac, net: &str, gateway: Option<Ipv4Addr>| PortInfo {
-        name: name.to_owned(),
-        mac,
-        mtu: 1500,
         addresses: vec![net.parse().expect("a network")],
         gateway,
         kernel: (options.kernel && name == "wan").then(|| KernelPort {
             rate: 100_000,
             addresses: Vec::new(),
         }),
+        ..PortInfo::opened(name, mac, 1500)
     };
     let route = |net: &str, via, port| Route {
         to: net.parse().expect("a network"),
@@ -496,11 +486,5 @@ pub fn reload(options: &Options, generation: u64) -> Box<Update> {
     let reta = Reta::even(128, 1).expect("a table");
     let steering = Steering::new(DEFAULT_KEY, reta, SteeringMode::Rss).expect("steering");
     let snapshot = snapshot(options, &servers(options), &Arc::new(steering), generation);
-    Box::new(Update {
-        snapshot: Arc::new(snapshot),
-        new_sets: Vec::new(),
-        unwanted_sets: Vec::new(),
-        returned_sets: Vec::new(),
-        fresh: Vec::new(),
-    })
+    Box::new(Update::new(Arc::new(snapshot)))
 }

@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use fullgate::arena::Arena;
 use fullgate::conntrack::hash::HashKey;
 use fullgate::conntrack::isn::IsnSecret;
 use fullgate::conntrack::table::ConnTable;
@@ -214,14 +213,8 @@ pub fn plant(eal: &Eal, plan: &Plan<'_>) -> Result<(World, Vec<Seed>), Failure> 
         wires.push((queues, ends));
     }
     let macs = [MacAddr(ports[0].mac()), MacAddr(ports[1].mac())];
-    let infos = config.ports.iter().zip(macs).map(|(port, mac)| PortInfo {
-        name: port.name.clone(),
-        mac,
-        mtu: port.mtu,
-        addresses: port.addresses.clone(),
-        gateway: port.gateway,
-        kernel: None,
-    });
+    let opened = config.ports.iter().zip(macs);
+    let infos = opened.map(|(port, mac)| PortInfo::opened(&port.name, mac, port.mtu));
     let reta = Reta::even(config.runtime.reta_size.into(), workers)?;
     let mode = match workers {
         1 => SteeringMode::Software,
@@ -242,31 +235,13 @@ pub fn plant(eal: &Eal, plan: &Plan<'_>) -> Result<(World, Vec<Seed>), Failure> 
         (0..).zip(wires.into_iter().zip(updates).zip(handovers))
     {
         let before = resident_bytes();
-        let arena = Arena::anonymous(config.runtime.connections as usize)?;
         let key = HashKey::from_bytes(HashKey::random_bytes()?);
-        let (mut table, _) = ConnTable::new(arena, key, Millis(0))?;
+        let slots = config.runtime.connections as usize;
+        let mut table = ConnTable::anonymous(slots, key, Millis(0))?;
         table.populate()?;
         let table_bytes = resident_bytes().saturating_sub(before);
-        let setup = Setup {
-            ix: WorkerIx(ix),
-            table,
-            held_syns: 4_096,
-            neighbors: 4_096,
-            max_services: config.runtime.max_services as usize,
-            max_servers: config.runtime.max_servers as usize,
-            max_sets: state.max_sets(),
-            stats: Arc::new(WorkerStats::new(
-                config.ports.len(),
-                config.runtime.max_servers as usize,
-                config.runtime.max_services as usize,
-            )),
-            link: Link::new(),
-            handover,
-            kernel: None,
-            isn_secret,
-        };
         seeds.push(Seed {
-            setup,
+            setup: Setup::new(WorkerIx(ix), table, state.room(), handover, isn_secret),
             io: DpdkIo::new(queues, pool.clone()),
             first,
             ends,

@@ -711,13 +711,6 @@ fn a_worker_that_dies_ends_the_others() {
 fn first_state(config: Config) -> (State, Vec<Update>) {
     let reta = Reta::even(128, 2).expect("a table");
     let steering = Steering::new([7; 40], reta, SteeringMode::Software).expect("steering");
-    let port = PortInfo {
-        name: "wan".into(),
-        mac: MacAddr([2, 0, 0, 0, 0, 1]),
-        mtu: 1500,
-        addresses: Vec::new(),
-        gateway: None,
-        kernel: None,
-    };
+    let port = PortInfo::opened("wan", MacAddr([2, 0, 0, 0, 0, 1]), 1500);
     State::new(config, vec![port], Arc::new(steering), 2, 7).expect("a state")
 }

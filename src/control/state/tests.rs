@@ -82,14 +82,8 @@ struct Bench {
 
 impl Bench {
     fn new(config: Config) -> Self {
-        let ports = vec![PortInfo {
-            name: "net".to_owned(),
-            mac: MacAddr([2, 0, 0, 0, 0, 1]),
-            mtu: 1_500,
-            addresses: Vec::new(),
-            gateway: None,
-            kernel: None,
-        }];
+        let mac = MacAddr([2, 0, 0, 0, 0, 1]);
+        let ports = vec![PortInfo::opened("net", mac, 1_500)];
         let (state, updates) =
             State::new(config, ports, steering(), WORKERS, 7).expect("a valid configuration");
         let stats = (0..WORKERS)
@@ -480,7 +474,7 @@ proptest! {
         bench.apply(config(&BTreeMap::new(), POOL, ""));
         while bench.collect() {}
         prop_assert!(bench.state.server_of.is_empty() && bench.state.service_of.is_empty());
-        prop_assert_eq!(bench.state.sets.room(), bench.state.max_sets());
+        prop_assert_eq!(bench.state.sets.room(), bench.state.max_sets);
         prop_assert!(bench.workers.iter().all(|worker| worker.sets.is_empty()));
     }
 }

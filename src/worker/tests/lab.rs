@@ -8,7 +8,6 @@ use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use crate::arena::Arena;
 use crate::conntrack::entry::{State, proto};
 use crate::conntrack::hash::HashKey;
 use crate::conntrack::isn::IsnSecret;
@@ -25,7 +24,7 @@ use crate::service::snapshot::{
 use crate::snat::ports::{PortClasses, PortSet, WorkerPorts};
 use crate::snat::steering::{Reta, Steering, SteeringMode};
 use crate::snat::toeplitz::DEFAULT_KEY;
-use crate::stats::{Counter, DropReason, EndCause, Event, WorkerStats};
+use crate::stats::{Counter, DropReason, EndCause, Event};
 use crate::time::Millis;
 use crate::wire::arp::{ArpOp, ArpRepr, ArpView};
 use crate::wire::ethernet::{EtherType, EthernetRepr, EthernetView, MacAddr};
@@ -34,7 +33,7 @@ use crate::wire::ipv4::{Ipv4Repr, Ipv4View};
 use crate::wire::tcp::{Flags, TcpRepr, TcpView};
 use crate::wire::udp::UdpView;
 use crate::worker::message::{Command, Link, Reply, Update};
-use crate::worker::{Handover, Now, Setup, Worker};
+use crate::worker::{Handover, Now, Room, Setup, Worker};
 
 pub(super) const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
 pub(super) const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 100);
@@ -366,16 +365,13 @@ impl Lab {
         let servers = servers();
         let new_sets = sets(&servers, &lends);
         let now = Millis(u32::MAX - 2_000);
-        let link = Link::new();
         let snapshot = Arc::new(snapshot(&servers, &steering, 1, 0));
         let handover = Handover::mesh(1, 8).remove(0);
-        let setup = setup(WorkerIx(0), connections, now, link.clone(), handover);
+        let setup = setup(WorkerIx(0), connections, now, handover);
+        let link = setup.link.clone();
         let first = Box::new(Update {
-            snapshot,
             new_sets,
-            unwanted_sets: Vec::new(),
-            returned_sets: Vec::new(),
-            fresh: Vec::new(),
+            ..Update::new(snapshot)
         });
         let at = Now { ms: now, tsc: 0 };
         let mut lab = Self {
@@ -504,14 +500,11 @@ impl Lab {
         }
         let snapshot = snapshot(&self.servers, &self.steering, self.generation, self.losses);
         let update = Box::new(Update {
-            snapshot: Arc::new(snapshot),
-            new_sets: Vec::new(),
-            unwanted_sets: Vec::new(),
-            returned_sets: Vec::new(),
             fresh: match state {
                 ServerState::Up => vec![ServerIx(server as u32)],
                 _ => Vec::new(),
             },
+            ..Update::new(Arc::new(snapshot))
         });
         self.link
             .commands
@@ -653,28 +646,20 @@ fn setup(
     ix: WorkerIx,
     connections: usize,
     now: Millis,
-    link: Link,
     handover: Handover<MemoryBuf>,
 ) -> Setup<MemoryBuf> {
-    let (table, _) = ConnTable::new(
-        Arena::anonymous(connections).expect("memory"),
-        HashKey::from_bytes([7; 32]),
-        now,
-    )
-    .expect("a table");
+    let key = HashKey::from_bytes([7; 32]);
+    let table = ConnTable::anonymous(connections, key, now).expect("a table");
+    let room = Room {
+        ports: 2,
+        services: 4,
+        servers: 8,
+        sets: 8,
+    };
     Setup {
-        ix,
-        table,
         held_syns: 64,
         neighbors: 64,
-        max_services: 4,
-        max_servers: 8,
-        max_sets: 8,
-        stats: Arc::new(WorkerStats::new(2, 8, 4)),
-        link,
-        handover,
-        kernel: None,
-        isn_secret: IsnSecret([3; 16]),
+        ..Setup::new(ix, table, room, handover, IsnSecret([3; 16]))
     }
 }
 
@@ -748,12 +733,8 @@ fn snapshot(
 
 fn parts(servers: &[Server], steering: &Arc<Steering>, generation: u64, losses: u64) -> Parts {
     let port = |name: &str, mac, net: &str| PortInfo {
-        name: name.into(),
-        mac,
-        mtu: 1500,
         addresses: vec![net.parse().expect("a network")],
-        gateway: None,
-        kernel: None,
+        ..PortInfo::opened(name, mac, 1500)
     };
     let service = |ix: u32, port, protocol| Service {
         name: format!("service{ix}"),

@@ -65,13 +65,7 @@ impl Lab {
         let snapshot = Snapshot::new(parts);
         let kernel = Kernel::new(rings.clone(), &snapshot, lab.now);
         lab.worker.kernel = Some(Box::new(kernel));
-        let update = Box::new(Update {
-            snapshot: Arc::new(snapshot),
-            new_sets: Vec::new(),
-            unwanted_sets: Vec::new(),
-            returned_sets: Vec::new(),
-            fresh: Vec::new(),
-        });
+        let update = Box::new(Update::new(Arc::new(snapshot)));
         let pushed = lab.link.commands.push(Command::Apply(update));
         pushed.expect("room");
         lab.pass(2);

@@ -39,18 +39,14 @@ impl Nic {
         let handovers = Handover::mesh(usize::from(workers), 64);
         for (ix, handover) in (0..workers).map(WorkerIx).zip(handovers) {
             let lends = Arc::new(WorkerPorts::new(Arc::clone(&classes), ix));
-            let link = Link::new();
             let first = Box::new(Update {
-                snapshot: Arc::clone(&snapshot),
                 new_sets: sets(&servers, &lends),
-                unwanted_sets: Vec::new(),
-                returned_sets: Vec::new(),
-                fresh: Vec::new(),
+                ..Update::new(Arc::clone(&snapshot))
             });
-            let setup = setup(ix, 1 << 12, now, link.clone(), handover);
+            let setup = setup(ix, 1 << 12, now, handover);
+            links.push(setup.link.clone());
             let at = Now { ms: now, tsc: 0 };
             all.push(Worker::new(setup, MemoryIo::new(2), first, at));
-            links.push(link);
         }
         let mut nic = Self {
             workers: all,
