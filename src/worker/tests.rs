@@ -11,6 +11,7 @@ use lab::{CLIENT, Lab, SERVERS, Tcp, VIP, flags};
 use crate::conntrack::entry::State;
 use crate::service::snapshot::ServerState;
 use crate::stats::{DropReason, EndCause, Event};
+use crate::wire::ipv4::Ipv4View;
 
 #[test]
 fn a_syn_is_translated_on_both_sides() {
@@ -416,6 +417,30 @@ fn fragments_go_the_way_of_their_first_in_any_order() {
         1
     );
     assert_eq!(lab.event(Event::Fragmented), 3);
+}
+
+#[test]
+fn every_fragment_counts_for_its_server() {
+    let mut lab = Lab::new();
+    let fragments = lab::fragments_of_a_request(5353);
+    for fragment in &fragments {
+        let _ = lab.client_sends_packet(fragment);
+    }
+    let bytes: usize = fragments.iter().map(Vec::len).sum();
+    assert_eq!(lab.sent_to_server(2), (3, bytes as u64));
+}
+
+/// RFC 1122 §3.2.2: no ICMP error about a fragment other than the first.
+#[test]
+fn ttl_of_a_later_fragment_ends_in_silence() {
+    let mut lab = Lab::new();
+    let [first, mut second, _] = lab::fragments_of_a_request(5353);
+    second[8] = 1;
+    let mut ip = Ipv4View::new_quoted(&mut second[..]).expect("whole");
+    ip.fill_checksum();
+    let _ = lab.client_sends_packet(&first);
+    assert!(lab.client_sends_packet(&second).is_empty());
+    assert_eq!(lab.drops(DropReason::TtlExpired), 1);
 }
 
 #[test]

@@ -536,6 +536,12 @@ impl Lab {
         self.worker.held.len()
     }
 
+    /// Packets and bytes to a server.
+    pub fn sent_to_server(&self, server: u32) -> (u64, u64) {
+        let counters = self.worker.stats.server(ServerIx(server));
+        (counters.in_packets.get(), counters.in_bytes.get())
+    }
+
     pub fn event(&self, event: Event) -> u64 {
         self.worker.stats.event(event).get()
     }
