@@ -71,6 +71,22 @@ pub struct Facts {
     pub total_len: u32,
 }
 
+impl Facts {
+    /// Of no packet.
+    const NONE: Self = Self {
+        tsc: 0,
+        number: 0,
+        port: None,
+        moment: Moment::Sent(None),
+        direction: None,
+        legs: Legs::NONE,
+        state: State::Free,
+        seq_delta: 0,
+        ts_delta: 0,
+        total_len: 0,
+    };
+}
+
 /// A packet in a capture.
 #[derive(Debug)]
 pub struct Record {
@@ -84,18 +100,7 @@ pub struct Record {
 impl Record {
     fn new(snaplen: usize) -> Self {
         Self {
-            facts: Facts {
-                tsc: 0,
-                number: 0,
-                port: None,
-                moment: Moment::Sent(None),
-                direction: None,
-                legs: Legs::NONE,
-                state: State::Free,
-                seq_delta: 0,
-                ts_delta: 0,
-                total_len: 0,
-            },
+            facts: Facts::NONE,
             len: 0,
             // Not 0: a worker must not be the first to touch the memory.
             bytes: vec![0xff; snaplen].into(),
@@ -384,13 +389,8 @@ mod tests {
         tsc: 7,
         number: 1,
         port: Some(PortIx(1)),
-        moment: Moment::Sent(None),
-        direction: None,
-        legs: Legs::NONE,
-        state: State::Free,
-        seq_delta: 0,
-        ts_delta: 0,
         total_len: 100,
+        ..Facts::NONE
     };
 
     fn tap(records: usize, sample: u32) -> Tap {

@@ -62,13 +62,7 @@ impl<T: Plain> Arena<T> {
         worker: WorkerIx,
         fresh_key: [u8; KEY_BYTES],
     ) -> Result<Self, ArenaError> {
-        let failed = |step| {
-            move |source| ArenaError::File {
-                path: path.to_owned(),
-                step,
-                source,
-            }
-        };
+        let failed = |step| failed(path, step);
         let wanted = header::<T>(slots, worker, fresh_key);
         let bytes = bytes_for::<T>(slots, HEADER_BYTES)?;
 
@@ -149,15 +143,18 @@ impl<T: Plain> Arena<T> {
     }
 }
 
+/// The error of a step that failed.
+fn failed(path: &Path, step: &'static str) -> impl FnOnce(io::Error) -> ArenaError {
+    move |source| ArenaError::File {
+        path: path.to_owned(),
+        step,
+        source,
+    }
+}
+
 /// The file at `path`, ours alone and locked.
 fn open(path: &Path) -> Result<File, ArenaError> {
-    let failed = |step| {
-        move |source| ArenaError::File {
-            path: path.to_owned(),
-            step,
-            source,
-        }
-    };
+    let failed = |step| failed(path, step);
     let file = OpenOptions::new()
         .read(true)
         .write(true)

@@ -33,7 +33,7 @@ pub use self::health::StartChecker;
 pub use self::links::{Alive, WorkerLink};
 pub use self::methods::METHODS;
 use self::notices::{NoticeLog, server_title};
-pub(super) use self::report::{protocol_name, server_state, steering_name};
+pub(super) use self::report::{by_pool, protocol_name, server_state, steering_name};
 pub use self::signals::Signals;
 use self::times::Times;
 use super::api;

@@ -193,6 +193,26 @@ fn check_free(path: &Path) -> Result<(), BindError> {
     }
 }
 
+/// The next client that a listener accepts; `None` when it is to stop.
+pub(super) fn next_client<C>(
+    listener: &str,
+    stopping: &AtomicBool,
+    accept: impl Fn() -> io::Result<C>,
+) -> Option<C> {
+    while !stopping.load(Ordering::Relaxed) {
+        match accept() {
+            Ok(client) => return Some(client),
+            Err(_) if stopping.load(Ordering::Relaxed) => break,
+            Err(error) => {
+                // Out of file descriptors or memory: later may be better.
+                log::warn!("{listener}: {error}");
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+    }
+    None
+}
+
 fn accept(
     listener: &UnixListener,
     limits: Limits,
@@ -201,17 +221,7 @@ fn accept(
     stopping: &AtomicBool,
 ) {
     let places = Arc::new(Places::new(limits));
-    while !stopping.load(Ordering::Relaxed) {
-        let stream = match listener.accept() {
-            Ok((stream, _)) => stream,
-            Err(_) if stopping.load(Ordering::Relaxed) => break,
-            Err(error) => {
-                // Out of file descriptors or memory: later may be better.
-                log::warn!("admin socket: {error}");
-                std::thread::sleep(Duration::from_millis(100));
-                continue;
-            }
-        };
+    while let Some((stream, _)) = next_client("admin socket", stopping, || listener.accept()) {
         let Some(place) = Places::take(&places, &stream, Instant::now()) else {
             turn_away(stream, limits);
             continue;

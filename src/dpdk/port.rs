@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::{Error, check};
 use super::netns::{self, Netns};
@@ -131,6 +131,11 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn id(&self) -> u16 {
         self.id
+    }
+
+    /// To be held during a control call.
+    fn control(&self) -> MutexGuard<'_, ()> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -370,11 +375,7 @@ impl Port {
     pub fn link(&self) -> Result<Link, Error> {
         let mut raw = dpdk_sys::rte_eth_link::default();
         let code = {
-            let _one = self
-                .shared
-                .control
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let _one = self.shared.control();
             // SAFETY: the port exists; writes a link.
             unsafe { dpdk_sys::rte_eth_link_get_nowait(self.shared.id, &mut raw) }
         };
@@ -394,11 +395,7 @@ impl Port {
     pub fn stats(&self) -> Result<PortStats, Error> {
         let mut raw = dpdk_sys::rte_eth_stats::default();
         let code = {
-            let _one = self
-                .shared
-                .control
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let _one = self.shared.control();
             // SAFETY: the port exists; writes a set of counters.
             unsafe { dpdk_sys::rte_eth_stats_get(self.shared.id, &mut raw) }
         };

@@ -10,7 +10,7 @@ use crate::control::api;
 use crate::control::config::Config;
 use crate::control::headers;
 use crate::ids::{PortIx, ServerIx, ServiceIx, SetIx, WorkerIx};
-use crate::service::snapshot::{PortInfo, Server, ServerState, Snapshot};
+use crate::service::snapshot::{PortInfo, Server, ServerState, Service, Snapshot};
 use crate::snat::steering::SteeringMode;
 use crate::stats::{Counter, DropReason, Event, WorkerStats};
 use crate::time::Millis;
@@ -315,6 +315,24 @@ pub(super) fn sets(snapshot: &Snapshot) -> Arc<[SetIx]> {
     sets.into()
 }
 
+/// The servers of the services that are configured, each with its service and
+/// the name of the pool that its local addresses are from.
+pub(in crate::control) fn by_pool<'a>(
+    config: &'a Config,
+    snapshot: &'a Snapshot,
+) -> impl Iterator<Item = (&'a str, &'a Service, &'a Server)> {
+    let pools: HashMap<&str, &str> = config
+        .services
+        .iter()
+        .map(|service| (service.name.as_str(), service.pool.as_str()))
+        .collect();
+    snapshot.servers.iter().flatten().filter_map(move |server| {
+        let service = snapshot.service(server.service)?;
+        let pool = *pools.get(service.name.as_str())?;
+        Some((pool, service, server))
+    })
+}
+
 /// The use of local ports by pool, local address and real server; `found` is
 /// of all workers together.
 pub(super) fn pools<'a>(
@@ -329,20 +347,9 @@ pub(super) fn pools<'a>(
             *sum += u64::from(count);
         }
     }
-    let pool_of: HashMap<&str, &str> = config
-        .services
-        .iter()
-        .map(|service| (service.name.as_str(), service.pool.as_str()))
-        .collect();
     // Services that share a pool and a real server share the set.
     let mut rows: BTreeMap<(&str, Ipv4Addr, SetIx), api::PoolUse> = BTreeMap::new();
-    for server in snapshot.servers.iter().flatten() {
-        let Some(service) = snapshot.service(server.service) else {
-            continue;
-        };
-        let Some(&pool) = pool_of.get(service.name.as_str()) else {
-            continue;
-        };
+    for (pool, service, server) in by_pool(config, snapshot) {
         for &(local, set) in &server.locals {
             let [capacity, used, resting] = sums.get(&set).copied().unwrap_or_default();
             rows.entry((pool, local, set))

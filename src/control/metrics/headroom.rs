@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::control::config::Config;
+use crate::control::management::by_pool;
 use crate::ids::SetIx;
 use crate::service::snapshot::Snapshot;
 use crate::worker::message::SetUse;
@@ -98,20 +99,9 @@ impl Headroom {
     /// Brings the rows in line with a new snapshot; those that stay keep their
     /// past.
     pub(super) fn refresh(&mut self, config: &Config, snapshot: &Snapshot) {
-        let pools: HashMap<&str, &str> = config
-            .services
-            .iter()
-            .map(|service| (service.name.as_str(), service.pool.as_str()))
-            .collect();
         // Services that share a pool and a real server share the sets.
         let mut sets: BTreeMap<Key, BTreeSet<SetIx>> = BTreeMap::new();
-        for server in snapshot.servers.iter().flatten() {
-            let Some(service) = snapshot.service(server.service) else {
-                continue;
-            };
-            let Some(&pool) = pools.get(service.name.as_str()) else {
-                continue;
-            };
+        for (pool, service, server) in by_pool(config, snapshot) {
             if !server.locals.is_empty() {
                 let key = Key {
                     pool: pool.to_owned(),

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::text::CONTENT_TYPE;
-use crate::control::socket::{Seat, is_retry, left};
+use crate::control::socket::{Seat, is_retry, left, next_client};
 
 /// What one client may take.
 #[derive(Clone, Copy, Debug)]
@@ -95,17 +95,7 @@ impl Drop for Server {
 
 fn accept(listener: &TcpListener, limits: Limits, source: &Source, stopping: &AtomicBool) {
     let clients = Arc::new(AtomicUsize::new(0));
-    while !stopping.load(Ordering::Relaxed) {
-        let stream = match listener.accept() {
-            Ok((stream, _)) => stream,
-            Err(_) if stopping.load(Ordering::Relaxed) => break,
-            Err(error) => {
-                // Out of file descriptors or memory: later may be better.
-                log::warn!("metrics: {error}");
-                std::thread::sleep(Duration::from_millis(100));
-                continue;
-            }
-        };
+    while let Some((stream, _)) = next_client("metrics", stopping, || listener.accept()) {
         let seat = Seat::take(&clients);
         if clients.load(Ordering::Relaxed) > limits.clients {
             turn_away(stream);

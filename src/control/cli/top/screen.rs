@@ -209,17 +209,17 @@ impl Screen {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::rates::tests::sample;
     use super::*;
 
-    fn screen() -> Screen {
+    pub(in super::super) fn screen() -> Screen {
         let mut screen = Screen::default();
         screen.show(Rates::between(&sample(5), &sample(6)));
         screen
     }
 
-    fn press(screen: &mut Screen, keys: &str) -> bool {
+    pub(in super::super) fn press(screen: &mut Screen, keys: &str) -> bool {
         keys.chars().any(|letter| {
             let code = match letter {
                 '\n' => KeyCode::Enter,

@@ -558,25 +558,11 @@ mod tests {
     use proptest::prelude::*;
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
-    use ratatui::crossterm::event::{KeyCode, KeyEvent};
     use ratatui::widgets::Paragraph;
 
     use super::super::rates::tests::sample;
+    use super::super::screen::tests::{press, screen};
     use super::*;
-
-    fn screen() -> Screen {
-        let mut screen = Screen::default();
-        screen.show(Rates::between(&sample(5), &sample(6)));
-        screen
-    }
-
-    fn press(screen: &mut Screen, letter: char) {
-        let code = match letter {
-            '\n' => KeyCode::Enter,
-            letter => KeyCode::Char(letter),
-        };
-        screen.key(KeyEvent::from(code));
-    }
 
     /// What a terminal of this size shows, without what is blank on the right.
     fn shown(screen: &Screen, width: u16, height: u16) -> String {
@@ -627,7 +613,7 @@ q quit  s sort  / filter  p pause  arrows choose  Enter its servers  ? help
     #[test]
     fn the_servers_of_a_service() {
         let mut screen = screen();
-        press(&mut screen, '\n');
+        press(&mut screen, "\n");
         let shown = shown(&screen, 80, 14);
         let rows: Vec<&str> = shown.lines().skip(4).take(4).collect();
         let expected = [
@@ -663,17 +649,17 @@ q quit  s sort  / filter  p pause  arrows choose  Enter its servers  ? help
         screen.filter = "x".into();
         assert!(shown(&screen, 80, 24).contains("nothing has \"x\""));
         screen.filter.clear();
-        press(&mut screen, 'j');
-        press(&mut screen, '\n');
+        press(&mut screen, "j");
+        press(&mut screen, "\n");
         let text = shown(&screen, 80, 24);
         assert!(
             text.contains("it has no servers: \"fullgatectl server add quiet"),
             "{text}"
         );
-        press(&mut screen, '?');
+        press(&mut screen, "?");
         assert!(shown(&screen, 80, 24).contains("share of local ports that are free"));
         screen.show(Rates::between(&sample(6), &sample(6)));
-        press(&mut screen, '?');
+        press(&mut screen, "?");
         let text = shown(&screen, 80, 24);
         assert!(text.contains("no packet is dropped now; since the start bad-checksum 36"));
     }
@@ -717,7 +703,7 @@ q quit  s sort  / filter  p pause  arrows choose  Enter its servers  ? help
         #[test]
         fn every_size_fits(width in 1..200_u16, height in 1..60_u16, keys in "[s/\n?jpkx]{0,8}") {
             let mut screen = screen();
-            keys.chars().for_each(|letter| press(&mut screen, letter));
+            press(&mut screen, &keys);
             shown(&screen, width, height);
         }
     }
