@@ -235,10 +235,7 @@ fn one_of_two_stops() {
     let settled = Instant::now();
     let status = fabric.gateways[0].fullgate.ended();
     assert!(status.success(), "{status}");
-    let before = connections(&fabric, 1);
-    until(LIMIT, "flows over the other", || {
-        (connections(&fabric, 1) >= before + 500).then_some(())
-    });
+    until_over_the_other(&fabric);
     let requests = load.stop();
     let lost = judge(&requests, event, settled);
     eprintln!(
@@ -246,6 +243,14 @@ fn one_of_two_stops() {
         settled - event
     );
     assert!(lost <= CLIENTS, "{lost} were lost");
+}
+
+/// Waits until the gateway that is left has got a good many connections more.
+fn until_over_the_other(fabric: &Fabric) {
+    let before = connections(fabric, 1);
+    until(LIMIT, "flows over the other", || {
+        (connections(fabric, 1) >= before + 500).then_some(())
+    });
 }
 
 /// One of two gateways is killed: BFD finds out.
@@ -258,10 +263,7 @@ fn one_of_two_dies() {
     fabric.gateways[0].fullgate.kill();
     fabric.until_next_hops(&[left]);
     let settled = Instant::now();
-    let before = connections(&fabric, 1);
-    until(LIMIT, "flows over the other", || {
-        (connections(&fabric, 1) >= before + 500).then_some(())
-    });
+    until_over_the_other(&fabric);
     let requests = load.stop();
     let lost = judge(&requests, event, settled);
     let gap = settled - event;

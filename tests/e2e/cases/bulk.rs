@@ -1,14 +1,15 @@
 //! Many bytes and many connections.
 
+use std::collections::HashSet;
 use std::io::Read as _;
 use std::net::{Shutdown, SocketAddrV4};
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{add, start_nginx, tally, workers};
 use crate::Case;
 use crate::harness::echo::TcpServer;
-use crate::harness::http::Client;
+use crate::harness::http::{self, Client};
 use crate::harness::machine;
 use crate::harness::pattern;
 use crate::harness::plan::{Plan, Protocol, Service};
@@ -81,22 +82,10 @@ fn ten_thousand_connections(plan: &Plan) {
             slowest < tcp::NO_TIMER,
             "the slowest took {slowest:?} to connect"
         );
-        let mut servers = Vec::with_capacity(CONNECTIONS);
-        let mut peers = std::collections::HashSet::new();
-        // In waves, so that no queue on the way overflows by our own doing.
-        for wave in clients.chunks_mut(100) {
-            let sent = Instant::now();
-            for client in &mut *wave {
-                client.send(true).expect("send a request");
-            }
-            for client in wave {
-                let answer = client.receive(sent).expect("an answer");
-                peers.insert((answer.server.clone(), answer.peer));
-                servers.push(answer.server);
-            }
-        }
+        let answers = http::ask_in_waves(&mut clients);
+        let peers: HashSet<_> = answers.iter().map(|a| (&a.server, a.peer)).collect();
         assert_eq!(peers.len(), CONNECTIONS, "two connections share a tuple");
-        let spread = tally(servers.iter().map(String::as_str));
+        let spread = tally(answers.iter().map(|answer| answer.server.as_str()));
         assert_eq!(spread.len(), 3, "{spread:?}");
     });
     lab.assert_nothing_lost();

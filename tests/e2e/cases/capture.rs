@@ -9,23 +9,17 @@ use pcap_file::pcapng::blocks::interface_statistics::InterfaceStatisticsOption;
 use pcap_file::pcapng::{Block, PcapNgReader};
 use serde_json::{Value, json};
 
-use super::{add, start_nginx};
+use super::{add, fullgate, start_nginx};
 use crate::Case;
 use crate::harness::http;
 use crate::harness::machine::Need;
-use crate::harness::plan::{Kind, Plan, Protocol, Service};
+use crate::harness::plan::{Plan, Protocol, Service};
 use crate::harness::process::{Process, output_of, until};
 use crate::harness::tcp::LIMIT;
 use crate::harness::topology::Lab;
 
 pub fn list(cases: &mut Vec<Case>) {
-    let fullgate = [
-        Plan::new(Kind::Fullgate),
-        Plan {
-            workers: 2,
-            ..Plan::new(Kind::Fullgate)
-        },
-    ];
+    let fullgate = fullgate();
     let before = cases.len();
     add(cases, "capture::both_legs", &fullgate, both_legs);
     add(cases, "capture::drops", &fullgate, drops);

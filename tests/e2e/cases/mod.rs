@@ -111,13 +111,18 @@ fn both() -> Vec<Plan> {
     vec![Plan::new(Kind::Kernel), Plan::new(Kind::Fullgate)]
 }
 
-/// The default plan with one and with two workers; the kernel has no workers.
-fn workers() -> Vec<Plan> {
-    let mut plans = both();
-    plans.push(Plan {
-        workers: 2,
+/// fullgate's default plan with one and with two workers.
+fn fullgate() -> [Plan; 2] {
+    [1, 2].map(|workers| Plan {
+        workers,
         ..Plan::new(Kind::Fullgate)
-    });
+    })
+}
+
+/// The same, and the kernel's, which has no workers.
+fn workers() -> Vec<Plan> {
+    let mut plans = vec![Plan::new(Kind::Kernel)];
+    plans.extend(fullgate());
     plans
 }
 

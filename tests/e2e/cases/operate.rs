@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{add, both, start_nginx};
+use super::{add, both, fullgate, start_nginx};
 use crate::Case;
 use crate::harness::http::{self, Client, Load};
 use crate::harness::nginx::Nginx;
-use crate::harness::plan::{Kind, Plan, Protocol, Service};
+use crate::harness::plan::{Plan, Protocol, Service};
 use crate::harness::process::until;
 use crate::harness::tcp::{LIMIT, NO_TIMER};
 use crate::harness::topology::Lab;
@@ -17,13 +17,7 @@ use crate::harness::topology::Lab;
 const CLIENTS: usize = 4;
 
 pub fn list(cases: &mut Vec<Case>) {
-    let fullgate = [
-        Plan::new(Kind::Fullgate),
-        Plan {
-            workers: 2,
-            ..Plan::new(Kind::Fullgate)
-        },
-    ];
+    let fullgate = fullgate();
     add(
         cases,
         "operate::reload_under_load",

@@ -4,14 +4,14 @@
 use std::collections::HashMap;
 use std::net::SocketAddrV4;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::{add, start_nginx};
+use super::{add, fullgate, start_nginx};
 use crate::Case;
-use crate::harness::http::{self, Client, Load};
+use crate::harness::http::{self, Answer, Client, Load};
 use crate::harness::machine;
 use crate::harness::nginx::Nginx;
-use crate::harness::plan::{Kind, Plan, Protocol, Service};
+use crate::harness::plan::{Plan, Protocol, Service};
 use crate::harness::topology::Lab;
 
 const HELD: usize = 10_000;
@@ -21,14 +21,10 @@ const RELOADS: usize = 100;
 const SLOW: Duration = Duration::from_millis(200);
 
 pub fn list(cases: &mut Vec<Case>) {
-    let plans = [1, 2].map(|workers| Plan {
-        workers,
-        ..Plan::new(Kind::Fullgate)
-    });
     add(
         cases,
         "reload::ten_thousand_held",
-        &plans,
+        &fullgate(),
         ten_thousand_held,
     );
 }
@@ -116,21 +112,13 @@ impl Slowest {
     }
 }
 
-/// A request on each, a hundred at a time: who answered, and whom it saw.
+/// A request on each: who answered, and whom it saw.
 fn ask_all(clients: &mut [Client], slowest: &mut Slowest) -> Vec<(String, SocketAddrV4)> {
-    let mut answers = Vec::with_capacity(clients.len());
-    for wave in clients.chunks_mut(100) {
-        let sent = Instant::now();
-        for client in &mut *wave {
-            client.send(true).expect("send a request");
-        }
-        for client in wave {
-            let answer = client.receive(sent).expect("an answer");
-            slowest.note("wave", answer.elapsed);
-            answers.push((answer.server, answer.peer));
-        }
-    }
-    answers
+    let noted = |answer: Answer| {
+        slowest.note("wave", answer.elapsed);
+        (answer.server, answer.peer)
+    };
+    http::ask_in_waves(clients).into_iter().map(noted).collect()
 }
 
 /// The services that change: one comes and goes, one has other servers,

@@ -58,11 +58,7 @@ struct Unstarted {
 
 impl Unstarted {
     fn new(plan: &Plan) -> Self {
-        let unique = netns::unique_name();
-        let directory = tempfile::Builder::new()
-            .prefix(&format!("{unique}-"))
-            .tempdir()
-            .expect("make a temporary directory");
+        let (unique, directory) = netns::unique();
         let namespaces = [Netns::new(&unique, "cl"), Netns::new(&unique, "sv")];
         let ports = [
             Attachment {

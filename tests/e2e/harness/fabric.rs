@@ -54,11 +54,7 @@ pub struct Announcer {
 impl Fabric {
     /// Builds it and waits until all gateways are announced.
     pub fn start(gateways: u8) -> Self {
-        let unique = netns::unique_name();
-        let directory = tempfile::Builder::new()
-            .prefix(&format!("{unique}-"))
-            .tempdir()
-            .expect("make a temporary directory");
+        let (unique, directory) = netns::unique();
         let [client, router, switch, server] =
             ["cl", "ro", "sw", "sv"].map(|role| Netns::new(&unique, role));
         netns::connect((&client, "eth0"), (&router, "cl"));

@@ -108,6 +108,21 @@ impl Client {
     }
 }
 
+/// A request on each connection; a hundred at a time, so that no queue on the
+/// way overflows by our own doing.
+pub fn ask_in_waves(clients: &mut [Client]) -> Vec<Answer> {
+    let mut answers = Vec::with_capacity(clients.len());
+    for wave in clients.chunks_mut(100) {
+        let sent = Instant::now();
+        for client in &mut *wave {
+            client.send(true).expect("send a request");
+        }
+        let receive = |client: &mut Client| client.receive(sent).expect("an answer");
+        answers.extend(wave.iter_mut().map(receive));
+    }
+    answers
+}
+
 /// A request on a connection of its own: connect, ask, read to the end.
 pub fn one_shot(source: Ipv4Addr, target: SocketAddrV4) -> io::Result<Answer> {
     let start = Instant::now();

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 
 use nix::sched::{CloneFlags, setns};
+use tempfile::TempDir;
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
@@ -19,6 +20,16 @@ static COUNTER: AtomicU32 = AtomicU32::new(0);
 pub fn unique_name() -> String {
     let number = COUNTER.fetch_add(1, Ordering::Relaxed);
     format!("fg-{}-{number}", std::process::id())
+}
+
+/// Such a name, and a temporary directory named after it.
+pub fn unique() -> (String, TempDir) {
+    let name = unique_name();
+    let directory = tempfile::Builder::new()
+        .prefix(&format!("{name}-"))
+        .tempdir()
+        .expect("make a temporary directory");
+    (name, directory)
 }
 
 /// A network namespace; deleted on drop, also when the test panics.

@@ -37,11 +37,7 @@ pub struct Lab {
 impl Lab {
     /// Builds the network of `plan` and starts its gateway with `services`.
     pub fn start(plan: &Plan, services: &[Service]) -> Self {
-        let unique = netns::unique_name();
-        let directory = tempfile::Builder::new()
-            .prefix(&format!("{unique}-"))
-            .tempdir()
-            .expect("make a temporary directory");
+        let (unique, directory) = netns::unique();
         let network = Network::new(&unique, plan);
         let ports = network.ports();
         let gateway = match plan.kind {

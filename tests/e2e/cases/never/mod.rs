@@ -37,7 +37,7 @@ use super::add;
 use crate::Case;
 use crate::harness::echo::TcpServer;
 use crate::harness::netns::Netns;
-use crate::harness::plan::{Kind, Plan, Protocol, Service};
+use crate::harness::plan::{Kind, Plan, Protocol, Service, VIP};
 use crate::harness::process::until;
 use crate::harness::tcp::{self, Connected, LIMIT, NO_TIMER};
 use crate::harness::topology::Lab;
@@ -235,6 +235,19 @@ fn require_quick(what: &str, elapsed: Duration) {
     assert!(elapsed < NO_TIMER, "{what} took {elapsed:?}");
 }
 
+/// Requires a datagram to the service to be refused at once.
+fn require_refused_datagram(lab: &Lab, plan: &Plan) {
+    let (error, elapsed) = lab.client().run(|| {
+        let socket = tcp::udp(plan.client(), SocketAddrV4::new(VIP, PORT));
+        let start = Instant::now();
+        socket.send(b"?").expect("send");
+        let error = socket.recv(&mut [0]).expect_err("a refusal");
+        (error, start.elapsed())
+    });
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{error}");
+    require_quick("the refusal", elapsed);
+}
+
 /// Connects from a port of the client in its namespace; it must not have
 /// waited for a timer.
 fn connect(lab: &Lab, plan: &Plan, port: u16) -> TcpStream {
@@ -246,7 +259,7 @@ fn connect(lab: &Lab, plan: &Plan, port: u16) -> TcpStream {
 
 fn try_connect(lab: &Lab, plan: &Plan, port: u16) -> io::Result<Connected> {
     let source = SocketAddrV4::new(plan.client(), port);
-    let target = SocketAddrV4::new(crate::harness::plan::VIP, PORT);
+    let target = SocketAddrV4::new(VIP, PORT);
     let start = Instant::now();
     lab.client()
         .run(|| tcp::connect_within(PATIENCE, source, target))

@@ -9,7 +9,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::{
     CLIENT_PORT, Oracle, PORT, count, plan, require_counts, require_nothing_sent_again,
-    require_quick, row, service, start, try_connect,
+    require_quick, require_refused_datagram, row, service, start, try_connect,
 };
 use crate::Case;
 use crate::harness::machine::raise_file_limit;
@@ -79,15 +79,7 @@ fn no_server_udp(plan: &Plan) {
     let mut service = Service::new(plan, "u", Protocol::Udp, PORT, &[0]);
     service.servers.clear();
     let mut lab = start(plan, &service);
-    let (error, elapsed) = lab.client().run(|| {
-        let socket = tcp::udp(plan.client(), SocketAddrV4::new(VIP, PORT));
-        let start = Instant::now();
-        socket.send(b"?").expect("send");
-        let error = socket.recv(&mut [0]).expect_err("a refusal");
-        (error, start.elapsed())
-    });
-    assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
-    require_quick("the refusal", elapsed);
+    require_refused_datagram(&lab, plan);
     require_counts(&mut lab, &[("no-server", 1), ("icmp-sent", 1)]);
 }
 

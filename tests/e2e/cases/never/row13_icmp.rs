@@ -1,19 +1,17 @@
 //! Row 13: ICMP errors about translated packets reach whom they are about, so
 //! that nobody retransmits into a black hole.
 
-use std::io::ErrorKind;
-use std::net::SocketAddrV4;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::{
-    CLIENT_PORT, Oracle, PORT, connect, plan, require_counts, require_quick, row, service, start,
-    wait_for,
+    CLIENT_PORT, Oracle, PORT, connect, plan, require_counts, require_quick,
+    require_refused_datagram, row, service, start, wait_for,
 };
 use crate::Case;
 use crate::harness::echo::TcpServer;
 use crate::harness::pattern;
-use crate::harness::plan::{Plan, Protocol, Service, VIP};
+use crate::harness::plan::{Plan, Protocol, Service};
 use crate::harness::tcp::{self, LIMIT};
 use crate::harness::topology::NARROW_MTU;
 
@@ -93,14 +91,6 @@ fn to_the_client(plan: &Plan) {
 fn port_unreachable(plan: &Plan) {
     let service = Service::new(plan, "u", Protocol::Udp, PORT, &[1]);
     let mut lab = start(plan, &service);
-    let (error, elapsed) = lab.client().run(|| {
-        let socket = tcp::udp(plan.client(), SocketAddrV4::new(VIP, PORT));
-        let start = Instant::now();
-        socket.send(b"?").expect("send");
-        let error = socket.recv(&mut [0]).expect_err("a refusal");
-        (error, start.elapsed())
-    });
-    assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
-    require_quick("the refusal", elapsed);
+    require_refused_datagram(&lab, plan);
     require_counts(&mut lab, &[("icmp-translated", 1), ("icmp-unmatched", 0)]);
 }
