@@ -91,6 +91,7 @@ fn main() {
         .file("shim.c")
         .flags(&flags)
         .warnings(true)
+        .flag("-Werror=implicit-function-declaration")
         .compile("fullgate_shim");
 
     // After the shim, which needs them.

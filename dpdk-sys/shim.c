@@ -27,6 +27,47 @@ struct rte_mbuf *fullgate_mbuf_alloc(struct rte_mempool *pool)
 	return rte_pktmbuf_alloc(pool);
 }
 
+static unsigned element_size(uint16_t data_room)
+{
+	return (unsigned)sizeof(struct rte_mbuf) + data_room;
+}
+
+/* Memory that fullgate_pool_over wants for a pool. */
+size_t fullgate_pool_bytes(unsigned count, uint16_t data_room)
+{
+	struct rte_mempool_objsz size;
+
+	rte_mempool_calc_obj_size(element_size(data_room), RTE_MEMPOOL_F_NO_IOVA_CONTIG, &size);
+	return (size_t)count * size.total_size + RTE_MEMPOOL_ALIGN;
+}
+
+/* rte_pktmbuf_pool_create, but with the buffers in memory of the caller's,
+ * which no device reads or writes by itself. NULL with rte_errno set. */
+struct rte_mempool *fullgate_pool_over(const char *name, unsigned count, unsigned cache,
+				       uint16_t data_room, int socket, void *memory, size_t bytes)
+{
+	struct rte_pktmbuf_pool_private room = { .mbuf_data_room_size = data_room };
+	struct rte_mempool *pool;
+	int code;
+
+	pool = rte_mempool_create_empty(name, count, element_size(data_room), cache, sizeof(room),
+					socket, RTE_MEMPOOL_F_NO_IOVA_CONTIG);
+	if (pool == NULL)
+		return NULL;
+	code = rte_mempool_set_ops_byname(pool, rte_mbuf_best_mempool_ops(), NULL);
+	if (code == 0) {
+		rte_pktmbuf_pool_init(pool, &room);
+		code = rte_mempool_populate_iova(pool, memory, RTE_BAD_IOVA, bytes, NULL, NULL);
+	}
+	if (code != (int)count) {
+		rte_errno = code < 0 ? -code : ENOMEM;
+		rte_mempool_free(pool);
+		return NULL;
+	}
+	rte_mempool_obj_iter(pool, rte_pktmbuf_init, NULL);
+	return pool;
+}
+
 void fullgate_mbuf_free(struct rte_mbuf *mbuf)
 {
 	rte_pktmbuf_free(mbuf);

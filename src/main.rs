@@ -252,6 +252,7 @@ fn pools(eal: &Eal, config: &Config) -> Result<Vec<Mempool>, Failure> {
     let sockets: Vec<Option<u32>> = (0..usize::from(config.runtime.workers))
         .map(|worker| dpdk::socket_of(u32::from(*cores.get(worker)?)))
         .collect();
+    let processor_only = config.ports.iter().all(|port| device(port).copies());
     let mut made: BTreeMap<Option<u32>, Mempool> = BTreeMap::new();
     for &socket in &sockets {
         if made.contains_key(&socket) {
@@ -263,10 +264,20 @@ fn pools(eal: &Eal, config: &Config) -> Result<Vec<Mempool>, Failure> {
             count: workers * config.mbufs() - 1,
             data_room: DATA_ROOM,
             socket,
+            processor_only,
         };
         made.insert(socket, Mempool::new(eal, &config)?);
     }
     Ok(sockets.iter().map(|socket| made[socket].clone()).collect())
+}
+
+/// What a port is on, as the driver layer says it.
+fn device(port: &config::Port) -> Device {
+    match &port.device {
+        config::Device::Tap(name) => Device::Tap { name: name.clone() },
+        config::Device::Pci(address) => Device::Pci(address.clone()),
+        config::Device::Vdev(device) => Device::Vdev(device.clone()),
+    }
 }
 
 /// The pools, each once.
@@ -292,11 +303,7 @@ fn open_ports(eal: &Eal, config: &Config, pools: &[Mempool]) -> Result<Vec<Port>
     let mut ports = Vec::with_capacity(config.ports.len());
     for port in &config.ports {
         let wanted = PortConfig {
-            device: match &port.device {
-                config::Device::Tap(name) => Device::Tap { name: name.clone() },
-                config::Device::Pci(address) => Device::Pci(address.clone()),
-                config::Device::Vdev(device) => Device::Vdev(device.clone()),
-            },
+            device: device(port),
             queues: config.runtime.workers.into(),
             rx_desc: port.rx_descriptors,
             tx_desc: port.tx_descriptors,

@@ -102,6 +102,7 @@ fn pool(name: &str, count: u32) -> Mempool {
         count,
         data_room: 2176,
         socket: None,
+        processor_only: true,
     };
     Mempool::new(eal(), &config).unwrap()
 }
@@ -129,9 +130,16 @@ fn eal_starts_once() {
 fn pool_counts_what_is_out() {
     let pool = pool("count", 63);
     assert_eq!(pool.free(), 63);
-    let all: Vec<Mbuf> = std::iter::from_fn(|| pool.allocate()).collect();
+    let mut all: Vec<Mbuf> = std::iter::from_fn(|| pool.allocate()).collect();
     assert_eq!((all.len(), pool.free()), (63, 0));
     assert!(pool.allocate().is_none());
+    for (number, packet) in (0..).zip(&mut all) {
+        assert!(packet.set_len(2048));
+        packet.bytes_mut().fill(number);
+    }
+    for (number, packet) in (0..).zip(&all) {
+        assert!(packet.bytes().iter().all(|&byte| byte == number));
+    }
     drop(all);
     assert_eq!(pool.free(), 63);
 }
@@ -237,20 +245,23 @@ fn queues_keep_the_port_running() {
 }
 
 fn a_packet_outlives_its_pool_handle() {
-    let config = PoolConfig {
-        name: "outlive".to_owned(),
-        count: 63,
-        data_room: 2176,
-        socket: None,
-    };
-    let pool = Mempool::new(eal(), &config).unwrap();
-    let packet = frame(&pool, 5);
-    drop(pool);
-    assert_eq!(packet.bytes(), [5; 60]);
-    // The pool is still there, so its name is taken.
-    let again = Mempool::new(eal(), &config).unwrap_err().to_string();
-    assert!(again.contains("File exists"), "{again}");
-    drop(packet);
+    for processor_only in [false, true] {
+        let config = PoolConfig {
+            name: format!("outlive-{processor_only}"),
+            count: 63,
+            data_room: 2176,
+            socket: None,
+            processor_only,
+        };
+        let pool = Mempool::new(eal(), &config).unwrap();
+        let packet = frame(&pool, 5);
+        drop(pool);
+        assert_eq!(packet.bytes(), [5; 60]);
+        // The pool is still there, so its name is taken.
+        let again = Mempool::new(eal(), &config).unwrap_err().to_string();
+        assert!(again.contains("File exists"), "{again}");
+        drop(packet);
+    }
 }
 
 fn a_worker_thread_polls() {
@@ -365,17 +376,21 @@ fn refusals_say_what_to_do() {
     // A refusal leaves nothing behind that the next attempt trips over.
     Port::open(eal(), &null(), pools).unwrap();
 
-    let no_memory = Mempool::new(
-        eal(),
-        &PoolConfig {
-            name: "huge".to_owned(),
-            count: 1 << 20,
-            data_room: 2176,
-            socket: None,
-        },
-    );
-    let text = no_memory.unwrap_err().to_string();
-    assert!(text.contains("Cannot allocate memory"), "{text}");
+    for (processor_only, count, data_room) in [(false, 1 << 20, 2176), (true, u32::MAX, 65_535)] {
+        let no_memory = Mempool::new(
+            eal(),
+            &PoolConfig {
+                name: "huge".to_owned(),
+                count,
+                data_room,
+                socket: None,
+                processor_only,
+            },
+        );
+        let text = no_memory.unwrap_err().to_string();
+        let what = format!("packet pool huge: {count} buffers of {data_room} bytes: ");
+        assert!(text.starts_with(&what), "{text}");
+    }
 }
 
 /// What a NIC computes, says DPDK.

@@ -10,7 +10,7 @@ const HUGE_PAGE: usize = 2 << 20;
 
 /// A readable and writable mapping, zero-filled where nothing was written yet.
 #[derive(Debug)]
-pub(super) struct Mapping {
+pub(crate) struct Mapping {
     /// What `mmap` returned.
     base: NonNull<u8>,
     /// What `mmap` was asked for, bytes.
@@ -27,7 +27,7 @@ unsafe impl Send for Mapping {}
 
 impl Mapping {
     /// `len` private zero bytes, starting on a huge-page boundary.
-    pub(super) fn anonymous(len: usize) -> io::Result<Self> {
+    pub(crate) fn anonymous(len: usize) -> io::Result<Self> {
         // Room to move the start up to a boundary: a huge page can only back
         // an aligned piece of address space.
         let mapped = len
@@ -54,7 +54,7 @@ impl Mapping {
     ///
     /// The caller keeps the file at least that long: touching a page beyond its
     /// end is a SIGBUS.
-    pub(super) fn shared(file: &File, len: usize) -> io::Result<Self> {
+    pub(crate) fn shared(file: &File, len: usize) -> io::Result<Self> {
         let base = map(len, libc::MAP_SHARED, file.as_raw_fd())?;
         let mapping = Self {
             base,
@@ -71,7 +71,7 @@ impl Mapping {
     ///
     /// A kernel before 5.14 does not know how; pages then come to be when they
     /// are first used, as ever.
-    pub(super) fn populate(&mut self) -> io::Result<()> {
+    pub(crate) fn populate(&mut self) -> io::Result<()> {
         loop {
             // SAFETY: the range lies inside the mapping, and MADV_POPULATE_WRITE
             // does to its pages what a write of their own content would.
@@ -96,12 +96,12 @@ impl Mapping {
 
     /// The first usable byte.
     #[inline(always)]
-    pub(super) fn start(&self) -> NonNull<u8> {
+    pub(crate) fn start(&self) -> NonNull<u8> {
         self.start
     }
 
     /// All usable bytes.
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         // SAFETY:
         // - `start` is the begin of `len` bytes inside one live mapping;
         // - the kernel gave them a content (zero or the file's);
@@ -111,7 +111,7 @@ impl Mapping {
     }
 
     /// All usable bytes, writable.
-    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `bytes`, and `&mut self` makes this the only access.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }

@@ -24,7 +24,7 @@ use std::path::PathBuf;
 
 pub use file::{HEADER_BYTES, KEY_BYTES};
 pub use lanes::lanes_equal;
-use map::Mapping;
+pub(crate) use map::Mapping;
 pub use plain::Plain;
 pub use prefetch::{CACHE_LINE, prefetch, prefetch_pair, prefetch_slice};
 

@@ -24,7 +24,9 @@ pub enum Memory {
     /// Ordinary pages: for tests and small installations. NICs that are not
     /// behind an IOMMU can't use them.
     Ordinary {
-        /// All the memory there will be, in megabytes.
+        /// All the memory there will be, in megabytes, but for pools whose
+        /// buffers EAL does not hold
+        /// ([`PoolConfig::processor_only`](super::PoolConfig::processor_only)).
         total_mb: u32,
     },
 }
@@ -63,11 +65,13 @@ impl Default for EalConfig {
 /// with it (pools, ports, queues) holds one.
 #[derive(Clone, Debug)]
 pub struct Eal {
-    _running: Arc<Running>,
+    running: Arc<Running>,
 }
 
 #[derive(Debug)]
-struct Running;
+struct Running {
+    hugepages: bool,
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -127,7 +131,9 @@ impl Eal {
             return Err(Error::EalInit(Errno::last()));
         }
         Ok(Self {
-            _running: Arc::new(Running),
+            running: Arc::new(Running {
+                hugepages: matches!(config.memory, Memory::Hugepages { .. }),
+            }),
         })
     }
 
@@ -138,6 +144,11 @@ impl Eal {
         // argument, and nobody else has it during the walk.
         unsafe { dpdk_sys::rte_memzone_walk(Some(note_zone), (&raw mut zones).cast()) };
         zones
+    }
+
+    /// Whether EAL's memory is on hugepages.
+    pub(super) fn has_hugepages(&self) -> bool {
+        self.running.hugepages
     }
 
     /// Keeps EAL running until the process ends.

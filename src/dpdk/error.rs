@@ -13,6 +13,11 @@ impl Errno {
         // SAFETY: reads a thread-local integer; has no precondition.
         Self(unsafe { dpdk_sys::fullgate_errno() })
     }
+
+    /// The kernel's.
+    pub(super) fn of(error: &std::io::Error) -> Self {
+        Self(error.raw_os_error().unwrap_or(libc::EIO))
+    }
 }
 
 impl fmt::Display for Errno {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::error::{Errno, Error};
 use super::{Eal, Mbuf};
+use crate::arena::Mapping;
 
 /// What a pool is to be.
 #[derive(Clone, Debug)]
@@ -19,6 +20,12 @@ pub struct PoolConfig {
     pub data_room: u16,
     /// NUMA node, or any.
     pub socket: Option<u32>,
+    /// Only the processor reads and writes the buffers, in this process
+    /// ([`Device::copies`](super::Device::copies)). Without hugepages of EAL
+    /// they are then on transparent huge pages, one behind the other. EAL's own
+    /// ordinary pages hold one buffer each, so all buffers would share few of
+    /// the cache's sets, and each would need a TLB entry.
+    pub processor_only: bool,
 }
 
 /// A pool of packet buffers; clones are handles to the same.
@@ -32,6 +39,8 @@ struct Inner {
     count: u32,
     data_room: u16,
     socket: c_int,
+    /// Of the buffers, where EAL does not hold them.
+    memory: Option<Mapping>,
     eal: Eal,
 }
 
@@ -60,29 +69,56 @@ impl Mempool {
         })?;
         // DPDK wants at least 1.5 times the cache in the pool.
         let cache = (config.count / 8).min(dpdk_sys::RTE_MEMPOOL_CACHE_MAX_SIZE);
-        // SAFETY: EAL is initialised; the name is terminated, and copied.
-        let raw = unsafe {
-            dpdk_sys::rte_pktmbuf_pool_create(
-                name.as_ptr(),
-                config.count,
-                cache,
-                0,
-                config.data_room,
-                socket,
-            )
-        };
-        let raw = NonNull::new(raw).ok_or_else(|| Error::Pool {
+        let failed = |errno| Error::Pool {
             name: config.name.clone(),
             count: config.count,
             data_room: config.data_room,
-            errno: Errno::last(),
-        })?;
+            errno,
+        };
+        let (raw, memory) = if config.processor_only && !eal.has_hugepages() {
+            // SAFETY: computes, and has no precondition.
+            let bytes = unsafe { dpdk_sys::fullgate_pool_bytes(config.count, config.data_room) };
+            let mapping = Mapping::anonymous(bytes).and_then(|mut mapping| {
+                mapping.populate()?;
+                Ok(mapping)
+            });
+            let mapping = mapping.map_err(|error| failed(Errno::of(&error)))?;
+            // SAFETY: as below; and the mapping has `bytes` bytes that nothing
+            // else uses, and lives as long as the pool (see `drop`).
+            let raw = unsafe {
+                dpdk_sys::fullgate_pool_over(
+                    name.as_ptr(),
+                    config.count,
+                    cache,
+                    config.data_room,
+                    socket,
+                    mapping.start().as_ptr().cast(),
+                    bytes,
+                )
+            };
+            (raw, Some(mapping))
+        } else {
+            // SAFETY: EAL is initialised; the name is terminated, and copied.
+            let raw = unsafe {
+                dpdk_sys::rte_pktmbuf_pool_create(
+                    name.as_ptr(),
+                    config.count,
+                    cache,
+                    0,
+                    config.data_room,
+                    socket,
+                )
+            };
+            (raw, None)
+        };
+        let raw = NonNull::new(raw).ok_or_else(|| failed(Errno::last()))?;
         Ok(Self(Arc::new(Inner {
             raw,
             name: config.name.clone(),
             count: config.count,
             data_room: config.data_room,
             socket,
+            memory,
             eal: eal.clone(),
         })))
     }
@@ -145,6 +181,7 @@ impl Drop for Inner {
                 self.name,
                 self.count - free.min(self.count),
             );
+            std::mem::forget(self.memory.take());
             self.eal.never_end();
             return;
         }

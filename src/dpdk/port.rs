@@ -27,6 +27,36 @@ pub enum Device {
     Vdev(String),
 }
 
+/// Drivers of virtual devices that carry packets by the processor alone, from
+/// and to buffers anywhere in the process's memory.
+const COPYING: [&str; 6] = [
+    "net_tap",
+    "net_af_packet",
+    "net_af_xdp",
+    "net_memif",
+    "net_ring",
+    "net_null",
+];
+
+impl Device {
+    /// Whether the driver reads and writes packet buffers by the processor
+    /// alone, in this process. A NIC does so by itself, and what shares its
+    /// memory with another process (vhost, memif's zero-copy mode) needs
+    /// buffers in memory of EAL's.
+    pub fn copies(&self) -> bool {
+        match self {
+            Self::Pci(_) => false,
+            Self::Tap { .. } => true,
+            Self::Vdev(string) => {
+                let mut parts = string.split(',');
+                let driver = parts.next().unwrap_or_default();
+                let driver = driver.trim_end_matches(|c: char| c.is_ascii_digit());
+                COPYING.contains(&driver) && !parts.any(|part| part.starts_with("zero-copy=yes"))
+            }
+        }
+    }
+}
+
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -434,4 +464,32 @@ fn set_filter(port: &str, id: u16, promiscuous: bool) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Device;
+
+    #[test]
+    fn devices_that_only_the_processor_serves() {
+        let vdev = |text: &str| Device::Vdev(text.to_owned());
+        for copies in [
+            Device::Tap { name: "a".into() },
+            vdev("net_af_xdp0,iface=veth0"),
+            vdev("net_memif1,role=server,id=0"),
+            vdev("net_null"),
+        ] {
+            assert!(copies.copies(), "{copies}");
+        }
+        for other in [
+            Device::Pci("0000:00:05.0".into()),
+            vdev("net_virtio_user0,path=/dev/vhost-net"),
+            vdev("net_vhost0,iface=/tmp/sock"),
+            vdev("net_memif0,role=client,zero-copy=yes"),
+            vdev("net_af_xdp_of_another_kind"),
+            vdev(""),
+        ] {
+            assert!(!other.copies(), "{other}");
+        }
+    }
 }

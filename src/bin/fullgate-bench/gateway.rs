@@ -183,6 +183,7 @@ pub fn pool(eal: &Eal, name: &str, users: u8) -> Result<Mempool, Failure> {
             count: BUFFERS * u32::from(users) - 1,
             data_room: 2_176,
             socket: None,
+            processor_only: true,
         },
     )?)
 }
