@@ -1,23 +1,31 @@
-//! The connection table against `hashbrown::HashTable<u32>`, which does the
-//! same job over the same entries with the same hash, in the same run.
+//! The connection table against `hashbrown::HashTable<u32>` and (with DPDK)
+//! `rte_hash`, which do the same job over the same entries in the same run; with
+//! the same hash, and `rte_hash` with its own, too, which is faster but not
+//! keyed.
 //!
 //! Look-ups come in bursts of 32, as packets do, each of a random connection,
 //! and write `last_seen` as a packet does. `staged` is how the worker calls the
 //! table: all buckets, then all entries are prefetched; `plain` is one look-up
-//! after the other. Time is per burst.
+//! after the other. `rte_hash` has keys of its own, so it is asked for all of a
+//! burst by one call and then the entries are prefetched for the write. Time is
+//! per burst.
 //!
 //! The machine may be busy with other things: a figure is the median over short
 //! chunks, most of which nothing else interrupts.
 //!
 //! `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` gives the reference huge pages, too:
-//! the arena asks for them by itself. `FULLGATE_BENCH_CONNECTIONS` is a list of
-//! table sizes; one of 10,000,000 takes 2 GB.
+//! the arena asks for them by itself, and `rte_hash` gets reserved ones where
+//! there are enough (`sysctl -w vm.nr_hugepages=1120` for 10,000,000
+//! connections), else small ones, and that is said. `FULLGATE_BENCH_CONNECTIONS`
+//! is a list of table sizes; one of 10,000,000 takes 5 GB.
 
 use std::hint::black_box;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use criterion::{Bencher, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+#[cfg(feature = "dpdk")]
+use fullgate::arena::prefetch;
 use fullgate::arena::{Arena, KEY_BYTES};
 use fullgate::conntrack::entry::{Direction, Entry, FlowTuple, State, proto};
 use fullgate::conntrack::hash::HashKey;
@@ -27,7 +35,12 @@ use fullgate::ids::SlotIx;
 use fullgate::time::Millis;
 use hashbrown::HashTable;
 
+#[cfg(feature = "dpdk")]
+#[path = "table/rte.rs"]
+mod rte;
+
 const BURST: usize = 32;
+/// In a value of the references, beside the slot: found by the server's tuple.
 const REVERSE: u32 = 1 << 31;
 
 /// A small generator, so that its own cost does not show.
@@ -77,6 +90,8 @@ fn packet(n: u32) -> FlowTuple {
 struct Rig {
     table: ConnTable,
     reference: HashTable<u32>,
+    #[cfg(feature = "dpdk")]
+    rte: [rte::Layout; 2],
 }
 
 fn rig(connections: u32) -> Rig {
@@ -95,7 +110,23 @@ fn rig(connections: u32) -> Rig {
             rehash,
         );
     }
-    Rig { table, reference }
+    Rig {
+        #[cfg(feature = "dpdk")]
+        rte: rte::layouts(connections, &table),
+        table,
+        reference,
+    }
+}
+
+/// Whether a packet with this tuple belongs to what `value` names.
+#[inline(always)]
+fn is_same(table: &ConnTable, value: u32, tuple: &FlowTuple) -> bool {
+    let entry = table.get(SlotIx(value & !REVERSE));
+    let own = match value & REVERSE {
+        0 => FlowTuple::from(&entry.client_tuple()),
+        _ => FlowTuple::from(&entry.server_tuple()),
+    };
+    own == *tuple
 }
 
 /// Calls of `work` in a chunk: some ten microseconds.
@@ -132,6 +163,8 @@ fn lookups(c: &mut Criterion) {
         let Rig {
             mut table,
             reference,
+            #[cfg(feature = "dpdk")]
+            rte,
         } = rig(connections);
         for (name, first) in [("hit", 0), ("miss", connections)] {
             let mut group = c.benchmark_group(name);
@@ -167,17 +200,37 @@ fn lookups(c: &mut Criterion) {
             group.bench_function(BenchmarkId::new("hashbrown", connections), |b| {
                 steady(b, || {
                     for n in numbers.burst(connections) {
-                        let tuple = connection(first + n).client_tuple();
-                        let hash = table.client_hash(&tuple);
-                        let found = reference.find(hash, |&value| {
-                            value & REVERSE == 0 && table.get(SlotIx(value)).client_tuple() == tuple
-                        });
+                        let tuple = packet(first + n);
+                        let hash = table.hash(&tuple);
+                        let found = reference.find(hash, |&value| is_same(&table, value, &tuple));
                         if let Some(&value) = found {
-                            table.get_mut(SlotIx(value)).last_seen = Millis(hash as u32);
+                            let slot = SlotIx(value & !REVERSE);
+                            table.get_mut(slot).last_seen = Millis(hash as u32);
                         }
                     }
                 });
             });
+            #[cfg(feature = "dpdk")]
+            for layout in &rte {
+                group.bench_function(BenchmarkId::new(layout.name, connections), |b| {
+                    steady(b, || {
+                        let tuples = numbers.burst(connections).map(|n| packet(first + n));
+                        let (hit, values) = layout.lookup(&tuples, &table);
+                        let slots = values.map(|value| SlotIx(value & !REVERSE));
+                        let is_hit = |ix: usize| hit >> ix & 1 == 1;
+                        for (ix, &slot) in slots.iter().enumerate() {
+                            if is_hit(ix) {
+                                prefetch(table.get(slot));
+                            }
+                        }
+                        for (ix, &slot) in slots.iter().enumerate() {
+                            if is_hit(ix) {
+                                table.get_mut(slot).last_seen = Millis(slot.0);
+                            }
+                        }
+                    });
+                });
+            }
             group.finish();
         }
     }
@@ -189,6 +242,8 @@ fn churn(c: &mut Criterion) {
         let Rig {
             mut table,
             mut reference,
+            #[cfg(feature = "dpdk")]
+            mut rte,
         } = rig(connections);
         let mut group = c.benchmark_group("churn");
         let mut numbers = Numbers(0x1234_5678_9abc_def1);
@@ -206,6 +261,15 @@ fn churn(c: &mut Criterion) {
                 .insert(hash, SlotIx(n as u32), Direction::Reverse)
                 .expect("room");
         }
+        let report = |name: &str, bytes: usize| {
+            let each = bytes as f64 / f64::from(connections);
+            println!("{name}: {each:.1} bytes for each of {connections} connections");
+        };
+        report("index", index.bytes());
+        report("hashbrown", reference.allocation_size());
+        #[cfg(feature = "dpdk")]
+        report("rte_hash", rte[0].bytes());
+
         group.bench_function(BenchmarkId::new("index", connections), |b| {
             steady(b, || {
                 let n = numbers.below(connections);
@@ -224,6 +288,16 @@ fn churn(c: &mut Criterion) {
                 reference.insert_unique(hash, n, |_| 0);
             });
         });
+        #[cfg(feature = "dpdk")]
+        for layout in &mut rte {
+            group.bench_function(BenchmarkId::new(layout.name, connections), |b| {
+                steady(b, || {
+                    let n = numbers.below(connections);
+                    let tuple = FlowTuple::from(&connection(n).client_tuple());
+                    layout.replace(&tuple, hash_of[n as usize], n);
+                });
+            });
+        }
         // All of it: both tuples, the entry, the timer armed as at set-up and
         // once again as at tear-down.
         group.bench_function(BenchmarkId::new("connection", connections), |b| {

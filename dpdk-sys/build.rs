@@ -42,10 +42,21 @@ const FUNCTIONS: &[&str] = &[
     "rte_ring_create",
     "rte_ring_free",
     "rte_eth_from_rings",
+    "rte_hash_create",
+    "rte_hash_free",
+    "rte_hash_add_key_data",
+    "rte_hash_add_key_with_hash_data",
+    "rte_hash_del_key",
+    "rte_hash_del_key_with_hash",
+    "rte_hash_lookup_bulk_data",
+    "rte_hash_lookup_with_hash_bulk_data",
+    "rte_malloc_get_socket_stats",
     "fullgate_.*",
 ];
 
 const CONSTANTS: &[&str] = &[
+    "RTE_HASH_LOOKUP_BULK_MAX",
+    "RTE_MAX_NUMA_NODES",
     "RTE_MAX_ETHPORTS",
     "RTE_MEMPOOL_CACHE_MAX_SIZE",
     "RTE_PKTMBUF_HEADROOM",
@@ -62,6 +73,7 @@ const LIBRARIES: &[&str] = &[
     "rte_mempool",
     "rte_ring",
     "rte_net_ring",
+    "rte_hash",
 ];
 
 fn main() {
@@ -113,6 +125,7 @@ fn main() {
         .opaque_type("rte_mbuf")
         .opaque_type("rte_mempool")
         .opaque_type("rte_ring")
+        .opaque_type("rte_hash")
         // Packed structures that hold aligned ones, which Rust can't say.
         .opaque_type("rte_arp_.*");
     for function in FUNCTIONS {

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
 use fullgate::dpdk::{
-    Clock, Device, DpdkIo, Eal, EalConfig, Error, Mbuf, Memory, Mempool, PoolConfig, Port,
-    PortConfig, RssStatus, ring_port, soft_rss, spawn, take_signals,
+    Clock, CuckooHash, Device, DpdkIo, Eal, EalConfig, Error, Mbuf, Memory, Mempool, PoolConfig,
+    Port, PortConfig, RssStatus, ring_port, soft_rss, spawn, take_signals,
 };
 use fullgate::ids::{PortIx, WorkerIx};
 use fullgate::io::{BURST, BurstIo, ChecksumStatus, PacketBuf, TX_BURST};
@@ -43,7 +43,7 @@ fn main() {
     arguments.test_threads = Some(1);
     // SAFETY: has no precondition.
     let root = unsafe { libc::geteuid() } == 0;
-    let unprivileged: [(&str, fn()); 13] = [
+    let unprivileged: [(&str, fn()); 14] = [
         ("eal_starts_once", eal_starts_once),
         ("pool_counts_what_is_out", pool_counts_what_is_out),
         ("a_pool_s_memory_has_a_name", a_pool_s_memory_has_a_name),
@@ -65,6 +65,10 @@ fn main() {
         (
             "driver_signals_are_for_who_takes_them",
             driver_signals_are_for_who_takes_them,
+        ),
+        (
+            "a_hash_table_finds_what_is_in_it",
+            a_hash_table_finds_what_is_in_it,
         ),
         ("refusals_say_what_to_do", refusals_say_what_to_do),
         ("our_hash_is_dpdk_s", our_hash_is_dpdk_s),
@@ -168,6 +172,40 @@ fn mbuf_length_stays_in_its_buffer() {
     assert!(packet.bytes().is_empty());
     assert!(packet.set_len(2048));
     assert_eq!(packet.bytes()[2047], 7);
+}
+
+/// By its own hash, by ours, and by one that is the same for all keys.
+fn a_hash_table_finds_what_is_in_it() {
+    let key = |n: u32| u128::from(n).to_ne_bytes();
+    let hashes: [fn(u32) -> Option<u32>; 3] = [
+        |_| None,
+        |n| Some(n.wrapping_mul(0x9e37_79b9)),
+        |_| Some(7 << 16 | 1),
+    ];
+    for (count, hash) in [1000, 1000, 16].into_iter().zip(hashes) {
+        let mut table = CuckooHash::new(eal(), "found", 1024).unwrap();
+        assert!(table.bytes() >= 1024 * 40);
+        for n in 0..count {
+            table.insert(&key(n), hash(n), !n).unwrap();
+        }
+        assert!(table.remove(&key(1), hash(1)));
+        assert!(!table.remove(&key(1), hash(1)));
+        let asked = [0, 1, count - 1, count];
+        let all = asked.map(hash).map(Option::unwrap_or_default);
+        let (hit, values) = table.lookup(&asked.map(key), hash(0).map(|_| &all));
+        assert_eq!((hit, values[0], values[2]), (0b101, !0, !(count - 1)));
+        table.insert(&key(1), hash(1), 9).unwrap();
+        table.insert(&key(1), hash(1), 10).unwrap();
+        let (hit, values) = table.lookup(&[key(1)], hash(1).as_ref().map(std::array::from_ref));
+        assert_eq!((hit, values), (1, [10]));
+        if count == 16 {
+            table
+                .insert(&key(16), hash(16), 0)
+                .expect_err("two buckets of 8");
+        }
+    }
+    let error = CuckooHash::new(eal(), "found", 1 << 28).unwrap_err();
+    assert!(error.to_string().contains("hash table found"), "{error}");
 }
 
 fn ring_port_moves_ownership() {

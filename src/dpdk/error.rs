@@ -202,6 +202,16 @@ pub enum Error {
         /// Why.
         errno: Errno,
     },
+    /// The memory for a hash table is not there.
+    #[error("hash table {name}: {entries} entries: {errno}")]
+    Hash {
+        /// The table.
+        name: String,
+        /// Entries asked for.
+        entries: u32,
+        /// Why.
+        errno: Errno,
+    },
     /// A worker thread that can't have what it needs.
     #[error("thread {thread}: {what}: {source}")]
     Thread {

@@ -14,6 +14,7 @@
 mod clock;
 mod eal;
 mod error;
+mod hash;
 mod io;
 mod lcore;
 mod mbuf;
@@ -31,6 +32,7 @@ mod tap;
 pub use clock::{Clock, thread_cpu_ns};
 pub use eal::{Eal, EalConfig, Memory, Zone};
 pub use error::{Errno, Error};
+pub use hash::{CuckooHash, Key};
 pub use io::DpdkIo;
 pub use lcore::{socket_of, spawn};
 pub use mbuf::Mbuf;
