@@ -16,6 +16,8 @@ use crate::wire::ethernet::MacAddr;
 /// Length of an untagged Ethernet header: offset of the IP header.
 pub const L3: usize = 14;
 
+/// Version 4 and a header of five words (RFC 791 §3.1).
+const PLAIN: u8 = 0x45;
 /// In the byte of the flags (RFC 791 §3.1).
 const MORE_FRAGMENTS: u8 = 0x20;
 /// In the word of flags and offset.
@@ -87,11 +89,38 @@ fn parse_ipv4(bytes: &[u8], total_len: usize, checksum: ChecksumStatus) -> Parse
     let Some(ip) = bytes.get(L3..).and_then(|rest| rest.first_chunk::<20>()) else {
         return Parsed::Drop(DropReason::Ipv4Malformed);
     };
+    // A copy of the rest for the one length that nearly every header has.
+    if ip[0] == PLAIN {
+        return parse_header(bytes, ip, 20, total_len, checksum);
+    }
+    if ip[0] >> 4 != 4 {
+        return Parsed::Drop(DropReason::Ipv4Malformed);
+    }
+    parse_with_options(bytes, ip, total_len, checksum)
+}
+
+#[inline(never)]
+fn parse_with_options(
+    bytes: &[u8],
+    ip: &[u8; 20],
+    total_len: usize,
+    checksum: ChecksumStatus,
+) -> Parsed {
     let header_len = usize::from(ip[0] & 0xf) * 4;
+    parse_header(bytes, ip, header_len, total_len, checksum)
+}
+
+#[inline(always)]
+fn parse_header(
+    bytes: &[u8],
+    ip: &[u8; 20],
+    header_len: usize,
+    total_len: usize,
+    checksum: ChecksumStatus,
+) -> Parsed {
     let ip_len = u16::from_be_bytes([ip[2], ip[3]]);
     let l4 = L3 + header_len;
-    if ip[0] >> 4 != 4
-        || header_len < 20
+    if header_len < 20
         || usize::from(ip_len) < header_len
         || usize::from(ip_len) > total_len - L3
         || bytes.len() < l4

@@ -42,7 +42,7 @@ pub struct Common {
     /// before the processor looks is no longer in its first-level cache.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub ahead: u16,
-    /// Packet buffers on huge pages; without, on ordinary memory.
+    /// Packet buffers on reserved huge pages; without, on transparent ones.
     #[arg(long)]
     pub hugepages: bool,
     /// Pins the process to a core.

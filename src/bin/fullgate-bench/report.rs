@@ -104,7 +104,11 @@ impl Machine {
             self.cpu,
             self.tsc_mhz,
             self.core_cycles_per_tsc,
-            if self.hugepages { "huge" } else { "ordinary" },
+            if self.hugepages {
+                "reserved huge"
+            } else {
+                "transparent huge"
+            },
         );
     }
 }
