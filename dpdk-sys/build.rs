@@ -17,7 +17,6 @@ const FUNCTIONS: &[&str] = &[
     "rte_thread_unregister",
     "rte_get_tsc_hz",
     "rte_memzone_walk",
-    "rte_pktmbuf_pool_create",
     "rte_mempool_free",
     "rte_mempool_avail_count",
     "rte_eth_dev_get_port_by_name",

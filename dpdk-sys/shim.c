@@ -32,7 +32,7 @@ static unsigned element_size(uint16_t data_room)
 	return (unsigned)sizeof(struct rte_mbuf) + data_room;
 }
 
-/* Memory that fullgate_pool_over wants for a pool. */
+/* Memory that fullgate_pool_create wants for a pool. */
 size_t fullgate_pool_bytes(unsigned count, uint16_t data_room)
 {
 	struct rte_mempool_objsz size;
@@ -41,15 +41,19 @@ size_t fullgate_pool_bytes(unsigned count, uint16_t data_room)
 	return (size_t)count * size.total_size + RTE_MEMPOOL_ALIGN;
 }
 
-/* rte_pktmbuf_pool_create, but with the buffers in memory of the caller's,
- * which no device reads or writes by itself. NULL with rte_errno set. */
-struct rte_mempool *fullgate_pool_over(const char *name, unsigned count, unsigned cache,
-				       uint16_t data_room, int socket, void *memory, size_t bytes)
+/* As rte_pktmbuf_pool_create; but where the caller gives memory the buffers are
+ * in it, and no device may read or write them by itself. NULL with rte_errno
+ * set. */
+struct rte_mempool *fullgate_pool_create(const char *name, unsigned count, unsigned cache,
+					 uint16_t data_room, int socket, void *memory,
+					 size_t bytes)
 {
 	struct rte_pktmbuf_pool_private room = { .mbuf_data_room_size = data_room };
 	struct rte_mempool *pool;
 	int code;
 
+	if (memory == NULL)
+		return rte_pktmbuf_pool_create(name, count, cache, 0, data_room, socket);
 	pool = rte_mempool_create_empty(name, count, element_size(data_room), cache, sizeof(room),
 					socket, RTE_MEMPOOL_F_NO_IOVA_CONTIG);
 	if (pool == NULL)

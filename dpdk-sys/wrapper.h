@@ -58,8 +58,9 @@ uint64_t fullgate_tsc(void);
 int fullgate_log_open(fullgate_log_sink sink);
 struct rte_mbuf *fullgate_mbuf_alloc(struct rte_mempool *pool);
 size_t fullgate_pool_bytes(unsigned count, uint16_t data_room);
-struct rte_mempool *fullgate_pool_over(const char *name, unsigned count, unsigned cache,
-				       uint16_t data_room, int socket, void *memory, size_t bytes);
+struct rte_mempool *fullgate_pool_create(const char *name, unsigned count, unsigned cache,
+					 uint16_t data_room, int socket, void *memory,
+					 size_t bytes);
 void fullgate_mbuf_free(struct rte_mbuf *mbuf);
 unsigned fullgate_ring_enqueue_burst(struct rte_ring *ring, void *const *objects, unsigned count);
 unsigned fullgate_ring_dequeue_burst(struct rte_ring *ring, void **objects, unsigned count);

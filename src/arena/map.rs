@@ -54,7 +54,7 @@ impl Mapping {
     ///
     /// The caller keeps the file at least that long: touching a page beyond its
     /// end is a SIGBUS.
-    pub(crate) fn shared(file: &File, len: usize) -> io::Result<Self> {
+    pub(super) fn shared(file: &File, len: usize) -> io::Result<Self> {
         let base = map(len, libc::MAP_SHARED, file.as_raw_fd())?;
         let mapping = Self {
             base,
@@ -100,8 +100,13 @@ impl Mapping {
         self.start
     }
 
+    /// Usable bytes: how many.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// All usable bytes.
-    pub(crate) fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         // SAFETY:
         // - `start` is the begin of `len` bytes inside one live mapping;
         // - the kernel gave them a content (zero or the file's);
@@ -111,7 +116,7 @@ impl Mapping {
     }
 
     /// All usable bytes, writable.
-    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `bytes`, and `&mut self` makes this the only access.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }

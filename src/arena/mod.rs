@@ -157,7 +157,7 @@ impl<T: Plain> Arena<T> {
         self.mapping
             .populate()
             .map_err(|source| ArenaError::Memory {
-                bytes: self.mapping.bytes().len(),
+                bytes: self.mapping.len(),
                 slots: self.slots,
                 source,
             })

@@ -75,41 +75,27 @@ impl Mempool {
             data_room: config.data_room,
             errno,
         };
-        let (raw, memory) = if config.processor_only && !eal.has_hugepages() {
-            // SAFETY: computes, and has no precondition.
-            let bytes = unsafe { dpdk_sys::fullgate_pool_bytes(config.count, config.data_room) };
-            let mapping = Mapping::anonymous(bytes).and_then(|mut mapping| {
-                mapping.populate()?;
-                Ok(mapping)
-            });
-            let mapping = mapping.map_err(|error| failed(Errno::of(&error)))?;
-            // SAFETY: as below; and the mapping has `bytes` bytes that nothing
-            // else uses, and lives as long as the pool (see `drop`).
-            let raw = unsafe {
-                dpdk_sys::fullgate_pool_over(
-                    name.as_ptr(),
-                    config.count,
-                    cache,
-                    config.data_room,
-                    socket,
-                    mapping.start().as_ptr().cast(),
-                    bytes,
-                )
-            };
-            (raw, Some(mapping))
-        } else {
-            // SAFETY: EAL is initialised; the name is terminated, and copied.
-            let raw = unsafe {
-                dpdk_sys::rte_pktmbuf_pool_create(
-                    name.as_ptr(),
-                    config.count,
-                    cache,
-                    0,
-                    config.data_room,
-                    socket,
-                )
-            };
-            (raw, None)
+        let mut memory = None;
+        if config.processor_only && !eal.has_hugepages() {
+            let own = own_memory(config).map_err(|error| failed(Errno::of(&error)))?;
+            memory = Some(own);
+        }
+        let (address, bytes) = memory.as_ref().map_or((std::ptr::null_mut(), 0), |own| {
+            (own.start().as_ptr(), own.len())
+        });
+        // SAFETY: EAL is initialised; the name is terminated, and copied; memory
+        // that is given has `bytes` bytes that nothing else uses, and lives as
+        // long as the pool (see `drop`).
+        let raw = unsafe {
+            dpdk_sys::fullgate_pool_create(
+                name.as_ptr(),
+                config.count,
+                cache,
+                config.data_room,
+                socket,
+                address.cast(),
+                bytes,
+            )
         };
         let raw = NonNull::new(raw).ok_or_else(|| failed(Errno::last()))?;
         Ok(Self(Arc::new(Inner {
@@ -161,6 +147,15 @@ impl Mempool {
     pub(super) fn socket(&self) -> c_int {
         self.0.socket
     }
+}
+
+/// Memory for the buffers of a pool, all of it there.
+fn own_memory(config: &PoolConfig) -> std::io::Result<Mapping> {
+    // SAFETY: computes, and has no precondition.
+    let bytes = unsafe { dpdk_sys::fullgate_pool_bytes(config.count, config.data_room) };
+    let mut memory = Mapping::anonymous(bytes)?;
+    memory.populate()?;
+    Ok(memory)
 }
 
 impl Inner {

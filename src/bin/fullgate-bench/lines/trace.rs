@@ -111,16 +111,12 @@ impl Trace {
 
     /// The lines that both touched and nobody wrote: how many.
     pub fn read_by_both(&self) -> usize {
-        self.both().count() - self.shared().len()
+        self.both().filter(|pair| !is_written(pair)).count()
     }
 
     /// The lines that one wrote and the other touched, by their number.
     pub fn shared(&self) -> Vec<(u64, [&Touch; WORKERS])> {
-        let written = |touch: &&Touch| touch.writes.count() > 0;
-        let mut shared: Vec<_> = self
-            .both()
-            .filter(|(_, touches)| touches.iter().any(written))
-            .collect();
+        let mut shared: Vec<_> = self.both().filter(is_written).collect();
         shared.sort_by_key(|(line, _)| *line);
         shared
     }
@@ -130,6 +126,11 @@ impl Trace {
         one.iter()
             .filter_map(move |(line, touch)| Some((*line, [touch, other.get(line)?])))
     }
+}
+
+/// Whether somebody wrote the line.
+fn is_written((_, touches): &(u64, [&Touch; WORKERS])) -> bool {
+    touches.iter().any(|touch| touch.writes.count() > 0)
 }
 
 /// Kind, address and size of an access.
