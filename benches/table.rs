@@ -32,7 +32,7 @@ use fullgate::conntrack::hash::HashKey;
 use fullgate::conntrack::index::Index;
 use fullgate::conntrack::table::ConnTable;
 use fullgate::ids::SlotIx;
-use fullgate::time::Millis;
+use fullgate::time::{Millis, Stamp};
 use hashbrown::HashTable;
 
 #[cfg(feature = "dpdk")]
@@ -181,7 +181,7 @@ fn lookups(c: &mut Criterion) {
                     let candidates = hashes.map(|hash| table.prefetch_candidate(hash));
                     for ((&hash, tuple), candidate) in hashes.iter().zip(&tuples).zip(candidates) {
                         if let Some((slot, _)) = table.find_candidate(candidate, hash, tuple) {
-                            table.get_mut(slot).last_seen = Millis(hash as u32);
+                            table.get_mut(slot).last_seen = Stamp(hash as u32);
                         }
                     }
                 });
@@ -192,7 +192,7 @@ fn lookups(c: &mut Criterion) {
                         let tuple = packet(first + n);
                         let hash = table.hash(&tuple);
                         if let Some((slot, _)) = table.find(hash, &tuple) {
-                            table.get_mut(slot).last_seen = Millis(hash as u32);
+                            table.get_mut(slot).last_seen = Stamp(hash as u32);
                         }
                     }
                 });
@@ -205,7 +205,7 @@ fn lookups(c: &mut Criterion) {
                         let found = reference.find(hash, |&value| is_same(&table, value, &tuple));
                         if let Some(&value) = found {
                             let slot = SlotIx(value & !REVERSE);
-                            table.get_mut(slot).last_seen = Millis(hash as u32);
+                            table.get_mut(slot).last_seen = Stamp(hash as u32);
                         }
                     }
                 });
@@ -225,7 +225,7 @@ fn lookups(c: &mut Criterion) {
                         }
                         for (ix, &slot) in slots.iter().enumerate() {
                             if is_hit(ix) {
-                                table.get_mut(slot).last_seen = Millis(slot.0);
+                                table.get_mut(slot).last_seen = Stamp(slot.0);
                             }
                         }
                     });
@@ -311,8 +311,8 @@ fn churn(c: &mut Criterion) {
                 }
                 now = now.wrapping_add(1);
                 let slot = table.insert(entry).expect("room");
-                table.arm(slot, Millis(now / 1000 + 7_440_000));
-                table.arm(slot, Millis(now / 1000 + 60_000));
+                table.arm(slot, Stamp(now / 1000 + 7_440_000));
+                table.arm(slot, Stamp(now / 1000 + 60_000));
             });
         });
         group.finish();

@@ -2,14 +2,12 @@
 //! so that a later process can map the arena and find its connections again.
 //!
 //! The first cache line holds what every packet touches. The second holds what
-//! set-up, tear-down and expiry touch; its last 32 bytes are for the VIP and
-//! local address of an IPv6 connection (the client's address then takes the
-//! first line's 16 address bytes, the real server's follows from its slot).
+//! set-up, tear-down and expiry touch.
 
 use std::net::Ipv4Addr;
 
 use crate::ids::{NeighborIx, ServerIx, SetIx};
-use crate::time::Millis;
+use crate::time::{Millis, Stamp};
 
 /// Which way a packet goes through the gateway.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -266,7 +264,7 @@ pub struct Entry {
     /// Real server port, host byte order.
     pub server_port: u16,
     /// When the last packet of the connection passed.
-    pub last_seen: Millis,
+    pub last_seen: Stamp,
     /// TCP or UDP state.
     pub state: State,
     /// IP protocol.
@@ -321,8 +319,8 @@ pub struct Entry {
     pub attempts: u8,
     /// Unused; keeps the layout explicit.
     pub reserved: u8,
-    /// Room for the VIP and local address of an IPv6 connection.
-    pub reserved6: [u8; 32],
+    /// Unused; keeps the layout explicit.
+    pub reserved_tail: [u8; 28],
 }
 
 const _: () = assert!(size_of::<Entry>() == 128);
@@ -342,7 +340,7 @@ impl Entry {
         vip_port: 0,
         local_port: 0,
         server_port: 0,
-        last_seen: Millis(0),
+        last_seen: Stamp(0),
         state: State::Free,
         protocol: 0,
         flags: 0,
@@ -366,7 +364,7 @@ impl Entry {
         s_scale: 0,
         attempts: 0,
         reserved: 0,
-        reserved6: [0; 32],
+        reserved_tail: [0; 28],
     };
 
     /// The client-side tuple.

@@ -59,7 +59,9 @@ fn initial_sequence(secret: &IsnSecret, tuple: &ServerTuple, now: Millis) -> u32
     input[8..10].copy_from_slice(&tuple.local_port.to_be_bytes());
     input[10..].copy_from_slice(&tuple.server_port.to_be_bytes());
     let hash = SipHasher24::new_with_key(&secret.0).hash(&input);
-    now.0.wrapping_mul(TICKS_PER_MS).wrapping_add(hash as u32)
+    (now.0 as u32)
+        .wrapping_mul(TICKS_PER_MS)
+        .wrapping_add(hash as u32)
 }
 
 impl Previous {
@@ -169,7 +171,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_server_takes_the_syn_at_once(
-            next: u32, isn: u32, ts: Option<u32>, value: Option<u32>, now: u32, port: u16,
+            next: u32, isn: u32, ts: Option<u32>, value: Option<u32>, now: u64, port: u16,
         ) {
             let old = Previous { next, ts };
             let syn = syn(isn, value);
@@ -185,7 +187,7 @@ mod tests {
 
         #[test]
         fn a_number_that_rfc_6528_puts_in_the_range_is_used_unchanged(
-            back in 1..=SPREAD, now: u32, port: u16,
+            back in 1..=SPREAD, now: u64, port: u16,
         ) {
             let wanted = initial_sequence(&SECRET, &tuple(port), Millis(now));
             let old = Previous { next: wanted.wrapping_sub(back), ts: None };
@@ -202,7 +204,7 @@ mod tests {
             let mut old = Previous { next: start, ts: Some(start) };
             for (isn, bytes, value) in lives {
                 let syn = syn(isn, Some(value));
-                let moved = after_previous(&SECRET, &tuple(7), Millis(bytes), &syn, old);
+                let moved = after_previous(&SECRET, &tuple(7), Millis(bytes.into()), &syn, old);
                 prop_assert!(server_takes(&syn, moved, old));
                 let mut entry = Entry::FREE;
                 moved.apply(&mut entry);

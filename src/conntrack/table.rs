@@ -24,7 +24,7 @@ use super::index::{Index, MAX_SLOTS};
 use super::wheel::Wheel;
 use crate::arena::{Arena, ArenaError, prefetch_pair, prefetch_slice};
 use crate::ids::SlotIx;
-use crate::time::Millis;
+use crate::time::{Millis, Stamp};
 
 /// All slots are in use, or the index has no place for one more tuple.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -76,7 +76,7 @@ impl ConnTable {
         let mut table = Self {
             index: Index::with_capacity(slots)?,
             arena,
-            wheel: Wheel::new(now),
+            wheel: Wheel::new(now.stamp()),
             key,
             free: NIL,
             fresh,
@@ -320,7 +320,7 @@ impl ConnTable {
     /// and where the deadline comes closer; one that moves away is noticed when
     /// the timer fires.
     #[inline]
-    pub fn arm(&mut self, slot: SlotIx, deadline: Millis) {
+    pub fn arm(&mut self, slot: SlotIx, deadline: Stamp) {
         self.wheel.arm(self.arena.as_mut_slice(), slot, deadline);
     }
 
@@ -332,9 +332,9 @@ impl ConnTable {
     #[inline]
     pub fn pop_due(
         &mut self,
-        now: Millis,
+        now: Stamp,
         budget: &mut u32,
-        deadline_of: impl FnMut(&Entry) -> Millis,
+        deadline_of: impl FnMut(&Entry) -> Stamp,
     ) -> Option<SlotIx> {
         self.wheel
             .pop_due(self.arena.as_mut_slice(), now, budget, deadline_of)
@@ -360,7 +360,7 @@ impl ConnTable {
     /// then not armed.
     pub fn rebuild(&mut self, now: Millis) -> Recovered {
         self.index.clear_all();
-        self.wheel = Wheel::new(now);
+        self.wheel = Wheel::new(now.stamp());
         self.recover()
     }
 

@@ -7,7 +7,7 @@ const MINUTE: u32 = 60 * SECOND;
 const HOUR: u32 = 60 * MINUTE;
 
 /// Idle timeouts of one service, in milliseconds. None may exceed 24 days
-/// ([`crate::time::Millis`] compares no further).
+/// ([`crate::time::Stamp`] compares no further).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timeouts {
     /// TCP handshake not complete.

@@ -25,7 +25,7 @@
 use super::entry::{Entry, NIL};
 use crate::arena::prefetch_pair;
 use crate::ids::SlotIx;
-use crate::time::Millis;
+use crate::time::Stamp;
 
 /// log2 of a tick's milliseconds.
 const TICK_SHIFT: u32 = 4;
@@ -55,23 +55,23 @@ pub struct Wheel {
     occupied: [u64; LEVELS],
     /// Begin of the tick that is being worked on. Not after any `now`; a
     /// multiple of [`TICK_MS`]. All earlier lists are empty.
-    position: Millis,
+    position: Stamp,
 }
 
 impl Wheel {
     /// A wheel without timers, standing at `now`.
-    pub fn new(now: Millis) -> Self {
+    pub fn new(now: Stamp) -> Self {
         Self {
             heads: [NIL; LISTS * LEVELS],
             occupied: [0; LEVELS],
-            position: Millis(now.0 & !(TICK_MS - 1)),
+            position: Stamp(now.0 & !(TICK_MS - 1)),
         }
     }
 
     /// Arms the timer of `slot`, or moves it to another `deadline`. A deadline
     /// that has passed is due at once.
     #[inline]
-    pub fn arm(&mut self, entries: &mut [Entry], slot: SlotIx, deadline: Millis) {
+    pub fn arm(&mut self, entries: &mut [Entry], slot: SlotIx, deadline: Stamp) {
         let list = self.list_for(deadline);
         let Some(entry) = entries.get(slot.ix()) else {
             return;
@@ -139,9 +139,9 @@ impl Wheel {
     pub fn pop_due(
         &mut self,
         entries: &mut [Entry],
-        now: Millis,
+        now: Stamp,
         budget: &mut u32,
-        mut deadline_of: impl FnMut(&Entry) -> Millis,
+        mut deadline_of: impl FnMut(&Entry) -> Stamp,
     ) -> Option<SlotIx> {
         while now.reached(self.position) && *budget > 0 {
             let Some(slot) = self.first_in_turn() else {
@@ -170,7 +170,7 @@ impl Wheel {
     /// that is never after the deadline. At that moment nothing armed lands in
     /// it again: what is less than a list's width ahead goes to a lower level.
     #[inline(always)]
-    fn list_for(&self, deadline: Millis) -> usize {
+    fn list_for(&self, deadline: Stamp) -> usize {
         // 0 where it has passed; rounded up, so that none fires early.
         let ahead = deadline.since(self.position).div_ceil(TICK_MS).min(HORIZON);
         let level = (ahead | 1).ilog2() / LEVEL_SHIFT;
@@ -198,7 +198,7 @@ impl Wheel {
 
     /// Moves on to the next list that has an entry, or to `now`. False where
     /// the wheel stands at `now` already.
-    fn step(&mut self, now: Millis) -> bool {
+    fn step(&mut self, now: Stamp) -> bool {
         let tick = self.tick();
         let mut ticks = now.since(self.position) >> TICK_SHIFT;
         if ticks == 0 {
@@ -237,7 +237,7 @@ mod tests {
     use super::{TICK_MS, Wheel};
     use crate::conntrack::entry::{Entry, NIL, State};
     use crate::ids::SlotIx;
-    use crate::time::Millis;
+    use crate::time::Stamp;
 
     const DAY_MS: u32 = 24 * 60 * 60 * 1000;
 
@@ -250,8 +250,8 @@ mod tests {
         now: u64,
     }
 
-    fn wrapped(ms: u64) -> Millis {
-        Millis(ms as u32)
+    fn wrapped(ms: u64) -> Stamp {
+        Stamp(ms as u32)
     }
 
     impl Bench {

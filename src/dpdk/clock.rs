@@ -44,7 +44,7 @@ impl Clock {
     /// The time that a reading of the TSC means.
     #[inline(always)]
     pub fn millis(&self, cycles: u64) -> Millis {
-        Millis((cycles.wrapping_sub(self.start) / self.cycles_per_ms) as u32)
+        Millis(cycles.wrapping_sub(self.start) / self.cycles_per_ms)
     }
 }
 

@@ -42,11 +42,12 @@ impl RateLimit {
     #[inline]
     pub fn take(&mut self, count: u32, now: Millis) -> bool {
         let cost = u64::from(count) * COST;
-        let elapsed = u64::from(now.0.wrapping_sub(self.updated.0));
+        let elapsed = now.since(self.updated);
         self.updated = now;
-        self.credit = self
-            .capacity
-            .min(self.credit + elapsed * u64::from(self.per_second));
+        self.credit = self.capacity.min(
+            self.credit
+                .saturating_add(elapsed.saturating_mul(u64::from(self.per_second))),
+        );
         if self.credit < cost {
             return false;
         }
@@ -72,20 +73,20 @@ mod tests {
     }
 
     #[test]
-    fn earns_across_the_wrap_of_the_clock_and_no_more_than_the_burst() {
-        let mut limit = RateLimit::new(1_000, 2, Millis(u32::MAX - 4));
-        assert!(limit.take(1, Millis(u32::MAX - 4)));
-        assert!(limit.take(1, Millis(u32::MAX - 4)));
-        assert!(limit.take(1, Millis(5)));
-        assert!(limit.take(1, Millis(5)));
-        assert!(!limit.take(1, Millis(5)));
+    fn earns_no_more_than_the_burst_however_long_it_was_idle() {
+        let months = Millis(u64::from(u32::MAX) * 3);
+        let mut limit = RateLimit::new(1_000, 2, Millis(0));
+        assert!(limit.take(2, Millis(0)));
+        assert!(limit.take(1, months));
+        assert!(limit.take(1, months));
+        assert!(!limit.take(1, months));
     }
 
     #[test]
     fn a_rate_of_zero_ends_with_the_burst() {
         let mut limit = RateLimit::new(0, 1, Millis(0));
         assert!(limit.take(1, Millis(0)));
-        assert!(!limit.take(1, Millis(u32::MAX)));
+        assert!(!limit.take(1, Millis(u64::from(u32::MAX))));
     }
 
     #[test]
@@ -105,7 +106,7 @@ mod tests {
             asks in prop::collection::vec((0u32..50, 1u32..5), 1..300),
         ) {
             let mut limit = RateLimit::new(per_second, burst, Millis(0));
-            let (mut now, mut thousandths) = (0, u128::from(burst) * 1_000);
+            let (mut now, mut thousandths) = (0u32, u128::from(burst) * 1_000);
             for (wait, count) in asks {
                 now += wait;
                 thousandths = (thousandths + u128::from(wait) * u128::from(per_second))
@@ -114,7 +115,7 @@ mod tests {
                 if affordable {
                     thousandths -= u128::from(count) * 1_000;
                 }
-                prop_assert_eq!(limit.take(count, Millis(now)), affordable);
+                prop_assert_eq!(limit.take(count, Millis(u64::from(now))), affordable);
             }
         }
 
@@ -126,10 +127,10 @@ mod tests {
             waits in prop::collection::vec(0u32..3, 1..500),
         ) {
             let mut limit = RateLimit::new(per_second, burst, Millis(0));
-            let (mut now, mut sent) = (0, 0);
+            let (mut now, mut sent) = (0u32, 0u32);
             for wait in waits {
                 now += wait;
-                sent += u32::from(limit.take(1, Millis(now)));
+                sent += u32::from(limit.take(1, Millis(u64::from(now))));
                 prop_assert!(sent <= burst + now * per_second / 1_000);
             }
         }

@@ -20,15 +20,15 @@ use crate::time::Millis;
 use crate::wire::ethernet::MacAddr;
 
 /// A MAC address heard this recently needs no confirmation.
-pub const FRESH_MS: u32 = 30_000;
+pub const FRESH_MS: u64 = 30_000;
 /// Between two requests for the same next hop.
-pub const RETRY_MS: u32 = 100;
+pub const RETRY_MS: u64 = 100;
 /// Broadcast requests before an unknown next hop counts as unreachable.
 pub const RESOLVE_TRIES: u8 = 10;
 /// Unicast requests before a known next hop that falls silent is forgotten.
 pub const CONFIRM_TRIES: u8 = 10;
 /// An unreachable next hop is asked again at the first packet after this.
-pub const FAILED_MS: u32 = 1_000;
+pub const FAILED_MS: u64 = 1_000;
 /// Packets that may wait for one next hop.
 pub const WAITING_PER_HOP: u16 = 64;
 /// Packets that may wait in all.
@@ -64,6 +64,7 @@ pub struct Neighbor {
     waiting: u16,
     /// When it last answered, was given up, or was created.
     since: Millis,
+    /// When it is asked next; where it failed, from when on it may be.
     next_try: Millis,
 }
 
@@ -156,7 +157,7 @@ impl<B> Neighbors<B> {
             asked: false,
             tries: 0,
             waiting: 0,
-            since: now.plus(0u32.wrapping_sub(FAILED_MS)),
+            since: now,
             next_try: now,
         });
         let table = &self.table;
@@ -186,7 +187,7 @@ impl<B> Neighbors<B> {
         if neighbor.condition == Condition::Incomplete {
             return Resolution::Wait;
         }
-        if now.since(neighbor.since) < FAILED_MS || self.asking.is_full() {
+        if !now.reached(neighbor.next_try) || self.asking.is_full() {
             return Resolution::Unreachable;
         }
         neighbor.condition = Condition::Incomplete;
@@ -268,6 +269,7 @@ impl<B> Neighbors<B> {
                 neighbor.condition = Condition::Failed;
                 neighbor.asked = false;
                 neighbor.since = now;
+                neighbor.next_try = now.plus(FAILED_MS);
                 self.asking.swap_remove(position);
                 continue;
             }
@@ -309,7 +311,8 @@ impl<B> Neighbors<B> {
                 self.asking.push(ix);
             } else if now.since(neighbor.since) >= 10 * FRESH_MS {
                 neighbor.condition = Condition::Failed;
-                neighbor.since = now.plus(0u32.wrapping_sub(FAILED_MS));
+                neighbor.since = now;
+                neighbor.next_try = now;
             }
         }
     }

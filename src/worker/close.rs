@@ -9,7 +9,7 @@ use crate::ids::{ServerIx, SetIx, SlotIx};
 use crate::io::BurstIo;
 use crate::service::snapshot::{Answer, Snapshot};
 use crate::stats::{EndCause, Event, ServiceCounters};
-use crate::time::Millis;
+use crate::time::{Millis, Stamp};
 
 /// Timers looked at between two bursts: some microseconds' work.
 const TIMERS_PER_POLL: u32 = 64;
@@ -26,14 +26,14 @@ const ENDS_PER_POLL: usize = 32;
 /// How long a SYN with a new sequence number is held on an established
 /// connection: if its client had lost the connection, its RST comes within a
 /// round trip, and after a second it would send the SYN again anyway.
-const HELD_ON_ESTABLISHED_MS: u32 = 1_000;
+const HELD_ON_ESTABLISHED_MS: u64 = 1_000;
 
 /// Table slots eviction looks at for a connection that may go.
 const EVICT_REACH: u32 = 256;
 
 /// Between two turns of connections whose RSTs wait for their rate limit,
 /// milliseconds.
-const TURN_MS: u32 = 20;
+const TURN_MS: u64 = 20;
 
 /// When connections that idle out faster than their RSTs may be sent get their
 /// turn: each one an appointment, as many at a time as the rate allows. Asking
@@ -59,7 +59,7 @@ impl Turns {
             let last = if over { now } else { self.at };
             self.at = last.plus(TURN_MS);
             // Two for each connection.
-            let room = u64::from(per_second) * u64::from(TURN_MS) / 2_000;
+            let room = u64::from(per_second) * TURN_MS / 2_000;
             self.left = (room as u32).max(1);
         }
         self.left -= 1;
@@ -109,7 +109,7 @@ impl<Io: BurstIo> Worker<Io> {
             };
             self.count_end(entry.server, cause);
         } else if before == State::SynSent && state == State::SynReceived {
-            let (server, took) = (entry.server, self.now.since(entry.created));
+            let (server, took) = (entry.server, self.now.since(entry.created) as u32);
             if let Some(counters) = self.service_counters(server) {
                 counters.connect.note(took);
             }
@@ -180,11 +180,12 @@ impl<Io: BurstIo> Worker<Io> {
     /// Has a SYN held on an established connection looked after.
     pub(super) fn arm_held(&mut self, slot: SlotIx) {
         if self.table.get(slot).has(flag::SYN_HELD) {
-            self.table.arm(slot, self.now.plus(HELD_ON_ESTABLISHED_MS));
+            self.table
+                .arm(slot, self.now.plus(HELD_ON_ESTABLISHED_MS).stamp());
         }
     }
 
-    fn deadline(&self, entry: &Entry) -> Millis {
+    fn deadline(&self, entry: &Entry) -> Stamp {
         let timeouts = timeouts_of(&self.snapshot, entry);
         let idle = entry.last_seen.plus(timeout_of(entry.state, &timeouts));
         match self.retry_deadline(entry) {
@@ -208,7 +209,7 @@ impl<Io: BurstIo> Worker<Io> {
         self.table.unlink_client(slot);
         let entry = self.table.get_mut(slot);
         entry.state = State::Resting;
-        entry.last_seen = self.now;
+        entry.last_seen = self.now.stamp();
         self.book(slot, before);
     }
 
@@ -228,7 +229,7 @@ impl<Io: BurstIo> Worker<Io> {
         self.release_syn(slot);
         let ended = self.table.get_mut(slot);
         ended.state = State::Closed;
-        ended.last_seen = self.now;
+        ended.last_seen = self.now.stamp();
         self.book(slot, entry.state);
     }
 
@@ -292,7 +293,7 @@ impl<Io: BurstIo> Worker<Io> {
 
     fn due(&mut self, budget: &mut u32) -> Option<SlotIx> {
         let snapshot = &self.snapshot;
-        let now = self.now;
+        let now = self.now.stamp();
         self.table.pop_due(now, budget, |entry| {
             // What is to become of a held SYN comes first; `fire` tells which.
             if entry.has(flag::SYN_HELD) || entry.state == State::SynSent {
@@ -309,7 +310,7 @@ impl<Io: BurstIo> Worker<Io> {
         if entry.state == State::SynSent {
             let retry_due = self
                 .retry_deadline(&entry)
-                .is_some_and(|retry| self.now.reached(retry));
+                .is_some_and(|retry| self.now.stamp().reached(retry));
             if retry_due {
                 self.server_failed(entry.server);
                 if self.can_move(slot) {
@@ -322,7 +323,7 @@ impl<Io: BurstIo> Worker<Io> {
             self.release_syn(slot);
         }
         let deadline = self.deadline(self.table.get(slot));
-        if !self.now.reached(deadline) {
+        if !self.now.stamp().reached(deadline) {
             return self.table.arm(slot, deadline);
         }
         self.expire(slot, &entry);
@@ -347,7 +348,7 @@ impl<Io: BurstIo> Worker<Io> {
         if resets && !self.sweep_limit.take(2, self.now) {
             let rate = self.snapshot.limits.resets_per_second;
             let turn = self.turns.next(self.now, rate);
-            return self.table.arm(slot, turn);
+            return self.table.arm(slot, turn.stamp());
         }
         self.stats.event(Event::IdledOut).add(1);
         if let Some(counters) = self.service_counters(entry.server) {

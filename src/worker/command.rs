@@ -205,7 +205,7 @@ impl<Io: BurstIo> Worker<Io> {
 
 /// Keeps the `limit` entries with the largest keys in a binary heap whose root
 /// has the smallest: without memory of its own, since `heap` has room for all.
-fn keep_largest(heap: &mut Vec<Entry>, limit: usize, entry: &Entry, key: impl Fn(&Entry) -> u32) {
+fn keep_largest(heap: &mut Vec<Entry>, limit: usize, entry: &Entry, key: impl Fn(&Entry) -> u64) {
     if heap.len() < limit {
         heap.push(*entry);
         let mut at = heap.len() - 1;
@@ -238,15 +238,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::time::Millis;
+    use crate::time::Stamp;
 
     proptest! {
         #[test]
         fn the_largest_are_kept(keys in proptest::collection::vec(0u32..50, 0..60), limit in 1usize..20) {
             let mut heap = Vec::with_capacity(limit);
             for &key in &keys {
-                let entry = Entry { last_seen: Millis(key), ..Entry::FREE };
-                keep_largest(&mut heap, limit, &entry, |entry| entry.last_seen.0);
+                let entry = Entry { last_seen: Stamp(key), ..Entry::FREE };
+                keep_largest(&mut heap, limit, &entry, |entry| entry.last_seen.0.into());
             }
             prop_assert_eq!(heap.capacity(), limit);
             let mut kept: Vec<u32> = heap.iter().map(|entry| entry.last_seen.0).collect();

@@ -25,13 +25,13 @@ const PLACES: usize = 1024;
 
 /// How long a datagram's ports are remembered: fragments of one datagram come
 /// together, or their receiver has given up on the others.
-const REMEMBERED_MS: u32 = 10_000;
+const REMEMBERED_MS: u64 = 10_000;
 
 /// Fragments that wait for their first one.
 const WAITING: usize = 64;
 
 /// How long they wait, milliseconds.
-const WAIT_MS: u32 = 1_000;
+const WAIT_MS: u64 = 1_000;
 
 /// What the fragments of one datagram share (RFC 791 §2.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

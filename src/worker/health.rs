@@ -12,13 +12,13 @@ use crate::io::BurstIo;
 use crate::time::Millis;
 
 /// After a failure, no second attempts for this long.
-const SUSPECT_MS: u32 = 1_000;
+const SUSPECT_MS: u64 = 1_000;
 /// First time out of use.
-const OUT_MS: u32 = 1_000;
+const OUT_MS: u64 = 1_000;
 /// Longest time out of use, as doublings of the first.
 const MAX_DOUBLINGS: u8 = 6;
 /// Longest time out of use.
-const MAX_OUT_MS: u32 = 60_000;
+const MAX_OUT_MS: u64 = 60_000;
 
 /// One server's record.
 #[derive(Clone, Copy, Debug, Default)]

@@ -116,11 +116,11 @@ pub enum Order {
 
 impl Order {
     /// How far a connection is in this order.
-    pub fn key(self, entry: &Entry, now: Millis) -> u32 {
-        now.since(match self {
-            Self::Idle => entry.last_seen,
-            Self::Age => entry.created,
-        })
+    pub fn key(self, entry: &Entry, now: Millis) -> u64 {
+        match self {
+            Self::Idle => now.stamp().since(entry.last_seen).into(),
+            Self::Age => now.since(entry.created),
+        }
     }
 }
 

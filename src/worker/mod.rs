@@ -3,12 +3,13 @@
 //! Read `path` for a packet's life from receive to send. Around it:
 //!
 //! ```text
-//! parse    what a frame is             open    a new connection
-//! path     look up, decide, translate  close   state changes, timers, sweeps
-//! out      next hop, transmit buffers  answer  resets and ICMP of our own
-//! link     ARP                         icmp    pings and translated errors
-//! hold     SYNs kept for a second try  health  servers that fail SYNs
-//! fragment IP fragments              kernel  packets of the kernel behind us
+//! parse    what a frame is             open     a new connection
+//! path     look up, decide, translate  lend     its local address and port
+//! out      next hop, transmit buffers  attempt  second tries with held SYNs
+//! link     ARP                         hold     the store of held SYNs
+//! icmp     pings and translated errors health   servers that fail SYNs
+//! answer   resets and ICMP of our own  close    state changes, timers, sweeps
+//! fragment IP fragments                kernel   packets of the kernel behind us
 //! command  what the management core asks for
 //! capture  copies of packets for `fullgatectl capture`
 //! dropped  the last dropped packets, with their headers
@@ -21,6 +22,7 @@
 #![deny(unsafe_code)]
 
 mod answer;
+mod attempt;
 mod capture;
 mod close;
 mod command;
@@ -31,6 +33,7 @@ mod health;
 mod hold;
 mod icmp;
 pub mod kernel;
+mod lend;
 mod link;
 pub mod message;
 mod open;

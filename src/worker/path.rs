@@ -201,7 +201,7 @@ impl<Io: BurstIo> Worker<Io> {
             if !tcp::established_fast(entry, direction, &segment) {
                 return self.tcp_decide(packet, at, slot, direction, port, segment);
             }
-            entry.last_seen = self.now;
+            entry.last_seen = self.now.stamp();
         } else {
             self.note_datagram(slot, direction);
         }
@@ -232,7 +232,7 @@ impl<Io: BurstIo> Worker<Io> {
         };
         match verdict {
             Verdict::Pass { rearm } => {
-                entry.last_seen = self.now;
+                entry.last_seen = self.now.stamp();
                 if rearm {
                     self.state_changed(slot, before);
                 }
@@ -282,7 +282,7 @@ impl<Io: BurstIo> Worker<Io> {
     #[inline(always)]
     fn note_datagram(&mut self, slot: SlotIx, direction: Direction) {
         let entry = self.table.get_mut(slot);
-        entry.last_seen = self.now;
+        entry.last_seen = self.now.stamp();
         if direction == Direction::Reverse && entry.state == State::UdpOneWay {
             entry.state = State::UdpTwoWay;
             self.state_changed(slot, State::UdpOneWay);

@@ -261,7 +261,7 @@ fn how_long_a_server_took_to_accept_is_counted_from_its_own_syn() {
 fn an_idle_connection_is_reset_at_both_ends() {
     let mut lab = Lab::new();
     let flow = lab.connect(4000);
-    let out = lab.pass(lab::ESTABLISHED_MS + 100);
+    let out = lab.pass(u64::from(lab::ESTABLISHED_MS) + 100);
     let (client, server) = (out.to_client(), out.to_server());
     assert_eq!(client.flags & flags::RST, flags::RST);
     assert_eq!(client.seq, flow.server_next);
@@ -278,7 +278,7 @@ fn a_mass_of_idle_connections_makes_no_other_timer_late() {
         lab.connect(port);
     }
     // Far more at once than RSTs may be sent.
-    lab.pass(lab::ESTABLISHED_MS + 500);
+    lab.pass(u64::from(lab::ESTABLISHED_MS) + 500);
     let ended = lab.event(Event::IdledOut);
     assert!(ended < 1_500, "{ended}");
     lab.client_sends(Tcp::from_client(4000, flags::SYN).seq(100));

@@ -325,7 +325,7 @@ impl Rig {
     }
 
     /// Time passes without packets, as fast as the worker can.
-    pub fn pass(&mut self, ms: u32) {
+    pub fn pass(&mut self, ms: u64) {
         for step in (0..ms).step_by(16) {
             self.now = self.now.plus(16.min(ms - step));
             self.settle();

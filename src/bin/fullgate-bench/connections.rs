@@ -131,7 +131,7 @@ impl Waves {
                 let count = u64::from(end - begin);
                 sent += count;
                 let begun = u64::from(first) + u64::from(self.wave) * sent / packets;
-                let at = self.start.plus((begun / PER_MS) as u32);
+                let at = self.start.plus(begun / PER_MS);
                 let polls = (end - begin).div_ceil(BURST as u32) as usize;
                 meter.batch(&mut gateway.worker, &gateway.clock, Some(at), polls, count);
                 let back = self.collect(gateway, first, step);

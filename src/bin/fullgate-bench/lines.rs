@@ -39,7 +39,7 @@ use trace::{LINE_SHIFT, Marks, Trace, WORKERS};
 
 /// Between two polls: connections that are over rest 100 ms, so their timers run
 /// out within the trace.
-const MS_PER_POLL: u32 = 2;
+const MS_PER_POLL: u64 = 2;
 
 /// Shared lines that are shown.
 const SHOWN: usize = 20;

@@ -12,7 +12,7 @@ use crate::conntrack::entry::{
 };
 use crate::conntrack::hash::HashKey;
 use crate::ids::{SlotIx, WorkerIx};
-use crate::time::Millis;
+use crate::time::{Millis, Stamp};
 
 const KEY: HashKey = HashKey::from_bytes([0x5c; KEY_BYTES]);
 const T0: Millis = Millis(1000);
@@ -167,14 +167,15 @@ fn removing_takes_the_timer_along() {
     let mut table = table(4);
     let first = table.insert(connection(1)).expect("room");
     let second = table.insert(connection(2)).expect("room");
-    table.arm(first, T0.plus(1000));
-    table.arm(second, T0.plus(1000));
+    table.arm(first, T0.stamp().plus(1000));
+    table.arm(second, T0.stamp().plus(1000));
     table.remove(first);
     let third = table.insert(connection(3)).expect("room");
     assert_eq!(third, first);
     let mut budget = 1000;
-    let due = T0.plus(1016);
-    let mut pop = |table: &mut ConnTable| table.pop_due(due, &mut budget, |_| T0.plus(1000));
+    let due = T0.stamp().plus(1016);
+    let mut pop =
+        |table: &mut ConnTable| table.pop_due(due, &mut budget, |_| T0.stamp().plus(1000));
     assert_eq!(pop(&mut table), Some(second));
     assert_eq!(pop(&mut table), None);
 }
@@ -227,7 +228,7 @@ fn a_later_process_goes_on_with_the_connections() {
         .map(|n| table.insert(connection(n)).expect("room"))
         .collect();
     for &slot in &slots {
-        table.arm(slot, T0.plus(slot.0 * 100));
+        table.arm(slot, T0.stamp().plus(slot.0 * 100));
     }
     for &slot in slots.iter().step_by(2) {
         table.remove(slot);
@@ -255,12 +256,9 @@ fn a_later_process_goes_on_with_the_connections() {
         );
     }
     // No timer of the old process is left; arming works.
-    assert_eq!(
-        table.pop_due(Millis(1 << 30), &mut 1000, |_| Millis(0)),
-        None
-    );
+    assert_eq!(table.pop_due(Stamp(1 << 30), &mut 1000, |_| Stamp(0)), None);
     for slot in all_slots(&table) {
-        table.arm(slot, Millis((1 << 30) + 100));
+        table.arm(slot, Stamp((1 << 30) + 100));
     }
     for n in 100..175 {
         table.insert(connection(n)).expect("75 slots are free");
@@ -268,8 +266,8 @@ fn a_later_process_goes_on_with_the_connections() {
     assert_eq!(table.insert(connection(99)), Err(TableFull));
     let mut fired = 0;
     while table
-        .pop_due(Millis((1 << 30) + 200), &mut 1000, |_| {
-            Millis((1 << 30) + 100)
+        .pop_due(Stamp((1 << 30) + 200), &mut 1000, |_| {
+            Stamp((1 << 30) + 100)
         })
         .is_some()
     {
@@ -369,7 +367,7 @@ proptest! {
                     *linked = false;
                 },
                 Op::Arm(local, ahead) => if let Some(&(slot, ..)) = model.get(&local) {
-                    table.arm(slot, T0.plus(ahead));
+                    table.arm(slot, T0.stamp().plus(ahead));
                 },
                 Op::Rebuild => {
                     let recovered = table.rebuild(T0);

@@ -141,7 +141,7 @@ pub(super) fn connection(
         .server(entry.server)
         .filter(|server| server.addr == entry.server_addr && server.port == entry.server_port);
     let service = server.and_then(|server| snapshot.service(server.service));
-    let idle_ms = now.since(entry.last_seen);
+    let idle_ms = now.stamp().since(entry.last_seen);
     api::Connection {
         protocol: protocol_name(entry.protocol),
         state: entry.state.name().into(),
@@ -152,7 +152,7 @@ pub(super) fn connection(
         service: service.map(|service| service.name.clone()),
         server_name: server.map(|server| server.name.clone()),
         worker: worker.0,
-        age_ms: now.since(entry.created).into(),
+        age_ms: now.since(entry.created),
         idle_ms: idle_ms.into(),
         expires_ms: service.map(|service| {
             timeout_of(entry.state, &service.timeouts)

@@ -468,7 +468,7 @@ fn entry(last: u8) -> Entry {
         server: ServerIx(0),
         protocol: 6,
         state: crate::conntrack::entry::State::Established,
-        last_seen: Millis(500),
+        last_seen: crate::time::Stamp(500),
         ..Entry::FREE
     }
 }

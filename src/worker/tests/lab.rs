@@ -364,7 +364,7 @@ impl Lab {
         let lends = Arc::new(WorkerPorts::new(classes, WorkerIx(0)));
         let servers = servers();
         let new_sets = sets(&servers, &lends);
-        let now = Millis(u32::MAX - 2_000);
+        let now = Millis(u64::from(u32::MAX) - 2_000);
         let snapshot = Arc::new(snapshot(&servers, &steering, 1, 0));
         let handover = Handover::mesh(1, 8).remove(0);
         let setup = setup(WorkerIx(0), connections, now, handover);
@@ -480,7 +480,7 @@ impl Lab {
     }
 
     /// Time passes in small steps, the worker polling.
-    pub fn pass(&mut self, ms: u32) -> Out {
+    pub fn pass(&mut self, ms: u64) -> Out {
         let mut all = Out::default();
         for step in (0..ms).step_by(8) {
             self.now = self.now.plus(8.min(ms - step));
