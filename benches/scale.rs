@@ -176,11 +176,11 @@ impl Shuffled {
 
 /// Handshakes of the clients `from..to` with `service`, a burst at a time,
 /// spread evenly over `ms` milliseconds.
-fn fill(rig: &mut Rig, from: u32, to: u32, service: u16, ms: u32, rounds: &mut Rounds) {
+fn fill(rig: &mut Rig, from: u32, to: u32, service: u16, ms: u64, rounds: &mut Rounds) {
     let begin = rig.now;
     for first in (from..to).step_by(BURST) {
-        let part = u64::from(first - from) * u64::from(ms) / u64::from(to - from);
-        rig.now = begin.plus(part as u32);
+        let part = u64::from(first - from) * ms / u64::from(to - from);
+        rig.now = begin.plus(part);
         for n in first..to.min(first + BURST as u32) {
             rig.receive_segment(WAN, &Segment::syn(n, service));
         }
@@ -233,11 +233,11 @@ fn look_up(rig: &mut Rig, slots: &[u32], rounds: &mut Rounds) {
 /// Packets of the first `end` slots go on for `ms` milliseconds of the worker's
 /// own time: as on a core that nobody else uses, whatever else this machine
 /// does, and the making of packets takes none.
-fn traffic(rig: &mut Rig, end: u32, ms: u32, rounds: &mut Rounds) {
+fn traffic(rig: &mut Rig, end: u32, ms: u64, rounds: &mut Rounds) {
     let begin = rig.now;
     let mut numbers = Shuffled::below(end);
     loop {
-        let passed = rounds.worked.as_millis() as u32;
+        let passed = rounds.worked.as_millis() as u64;
         if passed >= ms {
             break;
         }
@@ -326,7 +326,7 @@ fn main() {
         rounds.report("32 packets, nothing expires");
 
         let ahead = 200;
-        rig.pass(SHORT_MS - 1_000 - measured_ms - ahead);
+        rig.pass(u64::from(SHORT_MS) - 1_000 - measured_ms - ahead);
         let idled_out = rig.stats.event(Event::IdledOut).get();
         let mut rounds = Rounds::new();
         traffic(&mut rig, lasting, ahead + 1_000 + 100, &mut rounds);
@@ -338,7 +338,7 @@ fn main() {
     }
 
     let begin = Instant::now();
-    rig.pass(HOUR_MS + 5_000);
+    rig.pass(u64::from(HOUR_MS) + 5_000);
     println!(
         "\nthe other {lasting} expired in {:.1} s of processing",
         begin.elapsed().as_secs_f64()
