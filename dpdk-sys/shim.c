@@ -11,6 +11,7 @@ _Static_assert(sizeof(((struct rte_mbuf *)0)->ol_flags) == 8, "read as u64");
 _Static_assert(sizeof(((struct rte_mbuf *)0)->pkt_len) == 4, "read as u32");
 _Static_assert(sizeof(((struct rte_mbuf *)0)->data_len) == 2, "read as u16");
 _Static_assert(sizeof(((struct rte_mbuf *)0)->buf_len) == 2, "read as u16");
+_Static_assert(sizeof(((struct rte_mbuf *)0)->next) == 8, "read as a pointer");
 
 int fullgate_errno(void)
 {

@@ -31,6 +31,7 @@ static const size_t FULLGATE_MBUF_OL_FLAGS = offsetof(struct rte_mbuf, ol_flags)
 static const size_t FULLGATE_MBUF_PKT_LEN = offsetof(struct rte_mbuf, pkt_len);
 static const size_t FULLGATE_MBUF_DATA_LEN = offsetof(struct rte_mbuf, data_len);
 static const size_t FULLGATE_MBUF_BUF_LEN = offsetof(struct rte_mbuf, buf_len);
+static const size_t FULLGATE_MBUF_NEXT = offsetof(struct rte_mbuf, next);
 
 static const uint64_t FULLGATE_RX_IP_CKSUM_GOOD = RTE_MBUF_F_RX_IP_CKSUM_GOOD;
 static const uint64_t FULLGATE_RX_IP_CKSUM_BAD = RTE_MBUF_F_RX_IP_CKSUM_BAD;

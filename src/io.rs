@@ -32,7 +32,8 @@ pub enum ChecksumStatus {
 /// One packet in a buffer that its holder owns. Dropping it frees the buffer.
 ///
 /// The bytes start at the Ethernet header. All headers are in the contiguous
-/// part; a payload may go on in further segments, which the gateway never reads.
+/// part; a payload may go on in further segments, which the gateway reads only to
+/// verify the checksum of a packet that begins or ends something.
 pub trait PacketBuf: Sized + Send {
     /// The contiguous bytes (the first segment).
     fn bytes(&self) -> &[u8];
@@ -47,6 +48,11 @@ pub trait PacketBuf: Sized + Send {
     /// changed, where the buffer is too small or has several segments.
     #[must_use]
     fn set_len(&mut self, len: usize) -> bool;
+    /// Shows `see` all bytes of the packet, one contiguous part after the other.
+    /// Off the fast path: what lies behind the headers is in nobody's cache.
+    fn parts(&self, see: &mut dyn FnMut(&[u8])) {
+        see(self.bytes());
+    }
     /// Starts loading the first cache line of the packet's bytes.
     fn prefetch(&self);
 }

@@ -20,4 +20,6 @@ const _: () = {
     assert!(FULLGATE_MBUF_PKT_LEN % 4 == 0 && FULLGATE_MBUF_PKT_LEN < 64);
     assert!(FULLGATE_MBUF_DATA_LEN % 2 == 0 && FULLGATE_MBUF_DATA_LEN < 64);
     assert!(FULLGATE_MBUF_BUF_LEN % 2 == 0 && FULLGATE_MBUF_BUF_LEN < 64);
+    // Read off the fast path only.
+    assert!(FULLGATE_MBUF_NEXT % 8 == 0 && FULLGATE_MBUF_NEXT < 128);
 };

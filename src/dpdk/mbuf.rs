@@ -3,6 +3,7 @@
 //! The fields read per packet are read here, at offsets that the C compiler
 //! computed; C is entered only to give a buffer back.
 
+use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 
 use crate::io::{ChecksumStatus, PacketBuf};
@@ -129,6 +130,22 @@ impl PacketBuf for Mbuf {
                 .write(len as u32);
         }
         true
+    }
+
+    #[cold]
+    fn parts(&self, see: &mut dyn FnMut(&[u8])) {
+        see(self.bytes());
+        // SAFETY: offset and type as shim.c asserts them.
+        let mut next = unsafe { self.field::<*mut u8, { dpdk_sys::FULLGATE_MBUF_NEXT }>() };
+        while let Some(raw) = NonNull::new(next.cast()) {
+            // A segment of our own chain, borrowed: it must not be freed.
+            // SAFETY: the segments of an mbuf are mbufs that belong to whoever
+            // owns the first; `ManuallyDrop` never gives one back.
+            let segment = ManuallyDrop::new(unsafe { Self::from_raw(raw) });
+            see(segment.bytes());
+            // SAFETY: offset and type as shim.c asserts them.
+            next = unsafe { segment.field::<*mut u8, { dpdk_sys::FULLGATE_MBUF_NEXT }>() };
+        }
     }
 
     #[inline(always)]

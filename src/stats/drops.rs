@@ -106,6 +106,12 @@ drop_reasons! {
     TableFull = "table-full":
         "The worker's connection table is full; TCP was reset.",
         "Raise runtime.connections, or look for a flood.";
+    TcpChecksum = "tcp-checksum":
+        "The TCP checksum of a segment that would begin or end something is wrong; data is passed on as it is, for its receiver to judge.",
+        "Look for a faulty NIC or cable on the way, or somebody forging segments.";
+    UdpChecksum = "udp-checksum":
+        "The UDP checksum of a datagram that would begin a flow is wrong.",
+        "Look for a faulty NIC or cable on the way, or somebody forging datagrams.";
     TcpBadFlags = "tcp-bad-flags":
         "The TCP flags can't occur together, or none is set.",
         "Look for a scanner.";

@@ -14,6 +14,7 @@
 //! capture  copies of packets for `fullgatectl capture`
 //! dropped  the last dropped packets, with their headers
 //! explain  what is known of one flow
+//! verify   TCP and UDP checksums, where a packet would change state
 //! ```
 //!
 //! A worker never allocates from the heap after it was made, locks, makes a
@@ -42,6 +43,7 @@ pub mod parse;
 mod path;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 use std::sync::Arc;
 

@@ -388,6 +388,9 @@ impl<Io: BurstIo> Worker<Io> {
             return self.refuse(packet, at, DropReason::NoService, Event::ResetRefused);
         };
         if at.protocol == proto::UDP {
+            let Some(packet) = self.verified(packet, at) else {
+                return;
+            };
             return self.open(packet, at, service_ix, port, Default::default());
         }
         let Some(mut segment) = segment_of(packet.bytes(), at) else {
@@ -397,6 +400,9 @@ impl<Io: BurstIo> Worker<Io> {
             return self.discard(packet, DropReason::TcpBadFlags);
         }
         if segment.flags.has(Flags::SYN) && !segment.flags.has(Flags::ACK) {
+            let Some(packet) = self.verified(packet, at) else {
+                return;
+            };
             read_options(packet.bytes(), at, &mut segment);
             return self.open(packet, at, service_ix, port, segment.into());
         }

@@ -1,5 +1,6 @@
 //! The whole packet path on memory I/O: packets in, packets out, counters.
 
+mod attempts;
 mod captures;
 mod explain;
 mod kernel;

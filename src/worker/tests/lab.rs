@@ -121,8 +121,15 @@ impl Tcp {
         self
     }
 
+    /// A client's datagram to the UDP service.
+    pub fn datagram(port: u16, payload: &[u8]) -> Self {
+        let mut datagram = Self::new(CLIENT, port, VIP, 53, 0).payload(payload);
+        datagram.protocol = proto::UDP;
+        datagram
+    }
+
     /// The IPv4 packet.
-    fn packet(&self) -> Vec<u8> {
+    pub fn packet(&self) -> Vec<u8> {
         let mut transport = if self.protocol == proto::TCP {
             let mut header = [0; 20];
             TcpRepr {
@@ -191,8 +198,7 @@ impl Tcp {
 /// A datagram to the UDP service in three fragments (RFC 791 §3.2).
 pub(super) fn fragments_of_a_request(port: u16) -> [Vec<u8>; 3] {
     let payload: Vec<u8> = (0..100).collect();
-    let mut datagram = Tcp::new(CLIENT, port, VIP, 53, 0).payload(&payload);
-    datagram.protocol = proto::UDP;
+    let datagram = Tcp::datagram(port, &payload);
     let whole = datagram.packet();
     let transport = &whole[20..];
     let piece = |from: usize, to: usize, more: u16| {
@@ -455,9 +461,7 @@ impl Lab {
     }
 
     pub fn client_sends_udp(&mut self, port: u16, payload: &[u8]) -> Out {
-        let mut datagram = Tcp::new(CLIENT, port, VIP, 53, 0).payload(payload);
-        datagram.protocol = proto::UDP;
-        self.client_sends(datagram)
+        self.client_sends(Tcp::datagram(port, payload))
     }
 
     pub fn server_sends_udp(&mut self, request: &Tcp, payload: &[u8]) -> Out {
