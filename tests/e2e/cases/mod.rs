@@ -6,6 +6,7 @@ mod bulk;
 mod capture;
 mod drivers;
 mod exception;
+mod floods;
 mod forward;
 mod health;
 mod hostile;
@@ -46,6 +47,7 @@ pub fn all() -> Vec<Case> {
     exception::list(&mut cases);
     announce::list(&mut cases);
     never::list(&mut cases);
+    floods::list(&mut cases);
     soak::list(&mut cases);
     drivers::list(&mut cases);
     cases

@@ -13,6 +13,7 @@ use socket2::SockRef;
 
 use super::add;
 use crate::Case;
+use crate::harness::dice::Dice;
 use crate::harness::echo::TcpServer;
 use crate::harness::plan::{Kind, Plan, Protocol, Service};
 use crate::harness::tcp::{self, LIMIT};
@@ -212,19 +213,6 @@ fn serve(mut stream: &TcpStream) -> io::Result<()> {
     }
     stream.shutdown(Shutdown::Write)?;
     stream.read(&mut way).map(|_| ())
-}
-
-/// splitmix64.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = self.0;
-        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        word ^ (word >> 31)
-    }
 }
 
 fn soak(plan: &Plan) {

@@ -49,7 +49,7 @@ impl Config {
             plan.runtime,
         );
         for (index, port) in ports.iter().enumerate() {
-            let (name, address) = [("wan", "10.1.0.1/24"), ("lan", "10.2.0.1/24")][index];
+            let (name, address) = [("wan", "10.1.0.1"), ("lan", "10.2.0.1")][index];
             let device = port.device;
             let (device, netns) = match plan.driver {
                 Driver::Tap => (format!("tap:{device}"), Some(port.netns.name())),
@@ -59,7 +59,8 @@ impl Config {
             write!(
                 head,
                 "\n[[port]]\nname = \"{name}\"\ndevice = \"{device}\"\n\
-                 addresses = [\"{address}\"]\n"
+                 addresses = [\"{address}/{}\"]\n",
+                plan.prefix
             )
             .expect("write to a string");
             if let Some(netns) = netns {
@@ -258,7 +259,7 @@ impl Fullgate {
 
     /// One request over the admin socket.
     pub fn call(&self, method: &str, parameters: Value) -> Result<Value, String> {
-        call(&self.config.socket, method, parameters)
+        ask(&self.config.socket, method, parameters)
     }
 
     /// Runs `fullgatectl` and requires success; what it printed.
@@ -293,7 +294,7 @@ impl Fullgate {
 fn run(config: &Config, netns: Option<&Netns>, directory: &Path) -> Process {
     let arguments = ["--config".as_ref(), config.file.as_os_str()];
     let mut process = Process::start(netns, directory, "fullgate", binary(), &arguments);
-    process.until(START_LIMIT, || call(&config.socket, "ping", json!({})).ok());
+    process.until(START_LIMIT, || ask(&config.socket, "ping", json!({})).ok());
     process
 }
 
@@ -305,7 +306,7 @@ impl Gateway for Fullgate {
 }
 
 /// One JSON-RPC 2.0 request and its response, a line each.
-fn call(socket: &Path, method: &str, parameters: Value) -> Result<Value, String> {
+pub fn ask(socket: &Path, method: &str, parameters: Value) -> Result<Value, String> {
     let text = |error: std::io::Error| error.to_string();
     let mut stream = UnixStream::connect(socket).map_err(text)?;
     stream.set_read_timeout(Some(STOP_LIMIT)).map_err(text)?;

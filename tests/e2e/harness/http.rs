@@ -31,7 +31,16 @@ pub struct Answer {
 
 impl Client {
     pub fn connect(source: Ipv4Addr, target: SocketAddrV4) -> io::Result<Self> {
-        let connected = tcp::connect(SocketAddrV4::new(source, 0), target)?;
+        Self::connect_within(tcp::LIMIT, source, target)
+    }
+
+    /// The same, giving up after `limit`, as every read and write does.
+    pub fn connect_within(
+        limit: Duration,
+        source: Ipv4Addr,
+        target: SocketAddrV4,
+    ) -> io::Result<Self> {
+        let connected = tcp::connect_within(limit, SocketAddrV4::new(source, 0), target)?;
         Ok(Self {
             reader: BufReader::with_capacity(1024, connected.stream),
             connected_in: connected.elapsed,

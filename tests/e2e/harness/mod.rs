@@ -1,10 +1,13 @@
 //! What tests are built from: networks, gateways, servers, clients.
 
 pub mod capture;
+pub mod dice;
 pub mod echo;
 pub mod fabric;
+pub mod flood;
 pub mod fullgate;
 pub mod gateway;
+pub mod honest;
 pub mod http;
 pub mod machine;
 pub mod netns;
@@ -13,5 +16,6 @@ pub mod pattern;
 pub mod plan;
 pub mod process;
 pub mod raw;
+pub mod slow;
 pub mod tcp;
 pub mod topology;

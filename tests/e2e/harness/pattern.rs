@@ -8,14 +8,14 @@ const BLOCK: usize = 64 << 10;
 
 /// Writes the bytes of the stream from `position` into `buffer`. Both are
 /// multiples of eight.
-fn fill(buffer: &mut [u8], position: u64) {
+pub fn fill(buffer: &mut [u8], position: u64) {
     for (index, word) in buffer.chunks_exact_mut(8).enumerate() {
         word.copy_from_slice(&word_at(position / 8 + index as u64).to_le_bytes());
     }
 }
 
 /// Position of the first byte in `buffer` that isn't the stream's.
-fn first_difference(buffer: &[u8], position: u64) -> Option<u64> {
+pub fn first_difference(buffer: &[u8], position: u64) -> Option<u64> {
     let mut offset = 0;
     while offset < buffer.len() {
         let at = position + offset as u64;

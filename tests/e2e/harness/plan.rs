@@ -141,6 +141,8 @@ pub struct Plan {
     /// the ports of each.
     pub local_addresses: u8,
     pub local_ports: RangeInclusive<u16>,
+    /// Prefix length of the networks on the gateway's ports.
+    pub prefix: u8,
     /// An interface of the kernel behind each of fullgate's ports, of this
     /// `kernel-rate`; fullgate then has a namespace to itself.
     pub kernel_rate: Option<u32>,
@@ -164,6 +166,7 @@ impl Plan {
             connections: 65_536,
             local_addresses: 4,
             local_ports: 1024..=65_535,
+            prefix: 24,
             kernel_rate: None,
             runtime: String::new(),
         }

@@ -250,8 +250,9 @@ impl Network {
                 plug(switch, "cl", &self.client, self.plan.client());
             }
             (Arms::Two, None) => {
+                let (address, prefix) = (self.plan.client(), self.plan.prefix);
                 self.client
-                    .ip(&[format!("addr add {}/24 dev fg0", self.plan.client())]);
+                    .ip(&[format!("addr add {address}/{prefix} dev fg0")]);
                 self.client.ip(&["route add default via 10.1.0.1"]);
             }
             (Arms::Two, Some(routers)) => {
@@ -262,7 +263,8 @@ impl Network {
             Some(routers) => routers.near.ip(&["addr add 10.2.0.254/24 dev fg1"]),
             None if self.switch.is_none() => {
                 let addresses: Vec<String> = (0..self.plan.servers)
-                    .map(|index| format!("addr add {}/24 dev fg1", self.plan.server(index)))
+                    .map(|index| (self.plan.server(index), self.plan.prefix))
+                    .map(|(address, prefix)| format!("addr add {address}/{prefix} dev fg1"))
                     .collect();
                 self.servers[0].ip(&addresses);
             }
