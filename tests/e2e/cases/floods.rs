@@ -6,14 +6,15 @@
 //! the floods, and peace after them. Table, port sets and networks are sized so
 //! that each flood fills what it can fill within seconds.
 //!
-//! `floods::short` belongs to the suite. `scripts/soak floods [MINUTES]` runs
-//! the same for longer. `FULLGATE_FLOODS=NAME,…` lets in only some floods and
+//! Runs where `FULLGATE_SOAK_FLOODS` says for how many minutes; see
+//! `scripts/soak floods`. `FULLGATE_FLOODS=NAME,…` lets in only some floods and
 //! `FULLGATE_FLOOD_RATE=PERCENT` changes the rate of all.
 
 use std::collections::BTreeMap;
 use std::env;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,7 @@ use crate::Case;
 use crate::harness::echo::{TcpServer, UdpServer};
 use crate::harness::flood::{Floods, Kind as Flood, Sent, Target, Victims};
 use crate::harness::fullgate::{Fullgate, ask};
-use crate::harness::honest::{self, Crowd, Record, Sources};
+use crate::harness::honest::{self, Crowd, Order, Record, Sources};
 use crate::harness::netns::Netns;
 use crate::harness::plan::{GATEWAY, Kind, Plan, Protocol, Service};
 use crate::harness::slow::Slow;
@@ -66,17 +67,10 @@ pub fn list(cases: &mut Vec<Case>) {
         add(cases, "floods", &[plan], |plan| {
             let minutes: f64 = number("FULLGATE_SOAK_FLOODS").expect("a number of minutes");
             let floods = Duration::from_secs_f64(minutes * 60.0);
-            run(
-                plan,
-                floods.div_f64(6.0).min(Duration::from_secs(120)),
-                floods,
-            );
+            let apart = floods.div_f64(6.0).min(Duration::from_secs(120));
+            run(plan, apart, floods);
         });
-        return;
     }
-    add(cases, "floods::short", &[plan], |plan| {
-        run(plan, Duration::from_secs(4), Duration::from_secs(15));
-    });
 }
 
 fn number(variable: &str) -> Option<f64> {
@@ -230,8 +224,9 @@ fn spell(
         silent: services.silent.vip(),
         victims: victims.clone(),
     };
-    let mut crowd = Crowd::new(lab.client(), victims);
+    let mut crowd = Crowd::new(victims);
     invite(&mut crowd, plan.client(), services, &socket);
+    let crowd = crowd.start(lab.client());
     let start = Instant::now();
     thread::sleep(Duration::from_millis(500));
     let floods = Floods::start(lab.client(), "fg0", target, kinds);
@@ -241,17 +236,17 @@ fn spell(
             Slow::admin(&socket, SLOW_CLIENTS),
         ]
     });
-    thread::sleep(length);
+    watch(lab.fullgate(), length);
+    let flooded = start.elapsed();
     let slow_clients = clients.map_or(0, |clients| clients.iter().map(Slow::connected).sum());
     let sent = floods.stop();
     let honest = crowd.stop();
-    let length = start.elapsed();
     let mut counters = counters(lab);
     for ((_, now), (_, before)) in counters.iter_mut().zip(before) {
         *now -= before;
     }
     Spell {
-        length,
+        length: flooded,
         sent,
         honest,
         counters,
@@ -259,9 +254,26 @@ fn spell(
     }
 }
 
+/// Waits, and says every minute how large the gateway is and what it holds.
+fn watch(gateway: &Fullgate, length: Duration) {
+    let start = Instant::now();
+    while let Some(left) = length.checked_sub(start.elapsed()) {
+        thread::sleep(left.min(Duration::from_secs(60)));
+        if length > Duration::from_secs(60) {
+            println!(
+                "{:5.0} s: {} KiB resident",
+                start.elapsed().as_secs_f64(),
+                gateway.resident() >> 10
+            );
+            fill(gateway);
+        }
+    }
+}
+
 /// The honest clients, some 300 requests a second in all.
-fn invite(crowd: &mut Crowd<'_>, client: Ipv4Addr, services: &Services, socket: &std::path::Path) {
+fn invite(crowd: &mut Crowd, client: Ipv4Addr, services: &Services, socket: &Path) {
     let (web, dns, peer) = (services.web.vip(), services.dns.vip(), services.peer.vip());
+    use Order::{Kernel, LastFirst};
     let ms = Duration::from_millis;
     let own = || Sources::one(client);
     let new = Sources::several(NEW.0, NEW.1);
@@ -273,25 +285,35 @@ fn invite(crowd: &mut Crowd<'_>, client: Ipv4Addr, services: &Services, socket: 
     crowd.one_shot("one-shot", own(), web, ms(25));
     crowd.one_shot("one-shot, new on the link", new.clone(), web, ms(100));
     crowd.one_shot("one-shot, far", far.clone(), web, ms(25));
-    crowd.datagram("dns", own(), dns, 64, ms(25));
-    crowd.datagram("dns, new on the link", new, dns, 64, ms(100));
-    crowd.datagram("dns, far", far.clone(), dns, 64, ms(25));
-    crowd.datagram("fragmented", own(), dns, 3000, ms(50));
-    crowd.datagram("fragmented, far", far, dns, 3000, ms(50));
+    crowd.datagram("dns", own(), dns, 64, Kernel, ms(25));
+    crowd.datagram("dns, new on the link", new, dns, 64, Kernel, ms(100));
+    crowd.datagram("dns, far", far.clone(), dns, 64, Kernel, ms(25));
+    crowd.datagram("fragmented", own(), dns, 3000, Kernel, ms(50));
+    crowd.datagram("fragmented, far", far.clone(), dns, 3000, Kernel, ms(50));
+    crowd.datagram("fragmented, last first", far, dns, 3000, LastFirst, ms(50));
     crowd.bulk(client, peer, ms(50));
     crowd.bulk(client, peer, ms(50));
     crowd.idle(client, peer, 20, Duration::from_secs(4));
     let metrics = services.metrics;
     crowd.other("metrics", ms(1000), move || scrape(metrics));
     let socket = socket.to_owned();
-    crowd.other("admin", ms(500), move || {
-        let answer = ask(&socket, "ping", json!({})).map_err(io::Error::other)?;
-        if answer == "pong" {
-            Ok(())
-        } else {
-            Err(io::Error::other(format!("{answer} is no pong")))
+    crowd.other("admin", ms(500), move || ping(&socket));
+}
+
+/// One request over the admin socket; like fullgatectl it comes again where it
+/// is told that there are too many clients.
+fn ping(socket: &Path) -> io::Result<()> {
+    let start = Instant::now();
+    loop {
+        let error = match ask(socket, "ping", json!({})) {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        if start.elapsed() > SLOW_CONTROL {
+            return Err(io::Error::other(error));
         }
-    });
+        thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// One scrape of the metrics.

@@ -14,6 +14,7 @@ use super::flood::Victims;
 use super::http::Client;
 use super::netns::Netns;
 use super::pattern;
+use super::raw;
 use super::tcp;
 
 /// A request without an answer after so long has failed.
@@ -99,26 +100,32 @@ impl Sources {
     }
 }
 
-/// Clients that run until told to stop, by the name of their kind.
-pub struct Crowd<'a> {
-    netns: &'a Netns,
-    victims: Victims,
-    stop: Arc<AtomicBool>,
-    threads: Vec<(&'static str, JoinHandle<Record>)>,
+/// How the fragments of a datagram leave, where it is longer than a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Order {
+    Kernel,
+    LastFirst,
 }
 
-impl<'a> Crowd<'a> {
+type Job = Box<dyn FnOnce(&AtomicBool) -> Record + Send>;
+
+/// Clients to be.
+pub struct Crowd {
+    victims: Victims,
+    /// By the name of their kind, and whether they are outside the namespace.
+    jobs: Vec<(&'static str, bool, Job)>,
+}
+
+impl Crowd {
     /// Nobody yet; connections that live long are told to those who forge.
-    pub fn new(netns: &'a Netns, victims: Victims) -> Self {
+    pub fn new(victims: Victims) -> Self {
         Self {
-            netns,
             victims,
-            stop: Arc::new(AtomicBool::new(false)),
-            threads: Vec::new(),
+            jobs: Vec::new(),
         }
     }
 
-    /// Asks in a namespace, or in the runner's own, once in `period`.
+    /// Asks once in `period`, in the clients' namespace or in the runner's own.
     fn every(
         &mut self,
         name: &'static str,
@@ -126,8 +133,7 @@ impl<'a> Crowd<'a> {
         period: Duration,
         mut ask: impl FnMut(&mut Record) + Send + 'static,
     ) {
-        let stop = Arc::clone(&self.stop);
-        let job = move || {
+        let job = move |stop: &AtomicBool| {
             let mut record = Record::default();
             let mut next = Instant::now();
             while !stop.load(Ordering::Relaxed) {
@@ -138,12 +144,24 @@ impl<'a> Crowd<'a> {
             }
             record
         };
-        let thread = if outside {
-            thread::spawn(job)
-        } else {
-            self.netns.spawn(job)
+        self.jobs.push((name, outside, Box::new(job)));
+    }
+
+    /// Lets all of them begin.
+    pub fn start(self, netns: &Netns) -> Asking {
+        let stop = Arc::new(AtomicBool::new(false));
+        let start = |(name, outside, job): (_, _, Job)| {
+            let stop = Arc::clone(&stop);
+            let job = move || job(&stop);
+            let thread = if outside {
+                thread::spawn(job)
+            } else {
+                netns.spawn(job)
+            };
+            (name, thread)
         };
-        self.threads.push((name, thread));
+        let threads = self.jobs.into_iter().map(start).collect();
+        Asking { stop, threads }
     }
 
     /// HTTP requests on one connection.
@@ -181,6 +199,7 @@ impl<'a> Crowd<'a> {
         sources: Sources,
         target: SocketAddrV4,
         length: usize,
+        order: Order,
         period: Duration,
     ) {
         let mut number = 0_u64;
@@ -189,7 +208,7 @@ impl<'a> Crowd<'a> {
             let mut question = vec![0; length];
             pattern::fill(&mut question, number << 16);
             let start = Instant::now();
-            let outcome = datagram(sources.next(), target, &question);
+            let outcome = datagram(sources.next(), target, &question, order);
             record.note(outcome.map(|()| start.elapsed()));
         });
     }
@@ -265,7 +284,15 @@ impl<'a> Crowd<'a> {
             wrap(connected.stream)
         })
     }
+}
 
+/// Clients that ask until told to stop.
+pub struct Asking {
+    stop: Arc<AtomicBool>,
+    threads: Vec<(&'static str, JoinHandle<Record>)>,
+}
+
+impl Asking {
     /// Stops all, each after the request it is at.
     pub fn stop(mut self) -> BTreeMap<&'static str, Record> {
         self.stop.store(true, Ordering::Relaxed);
@@ -278,7 +305,7 @@ impl<'a> Crowd<'a> {
     }
 }
 
-impl Drop for Crowd<'_> {
+impl Drop for Asking {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for (_, thread) in self.threads.drain(..) {
@@ -414,11 +441,23 @@ fn one_shot(source: Ipv4Addr, target: SocketAddrV4) -> io::Result<()> {
 }
 
 /// Answers of an earlier question are not of this socket.
-fn datagram(source: Ipv4Addr, target: SocketAddrV4, question: &[u8]) -> io::Result<()> {
+fn datagram(
+    source: Ipv4Addr,
+    target: SocketAddrV4,
+    question: &[u8],
+    order: Order,
+) -> io::Result<()> {
     let socket = UdpSocket::bind(SocketAddrV4::new(source, 0))?;
     socket.connect(target)?;
     socket.set_read_timeout(Some(GIVE_UP))?;
-    socket.send(question)?;
+    match (order, socket.local_addr()?) {
+        (Order::LastFirst, SocketAddr::V4(source)) => {
+            raw::send_last_first(source, target, question)?;
+        }
+        _ => {
+            socket.send(question)?;
+        }
+    }
     let mut answer = vec![0; question.len() + 100];
     let length = socket.recv(&mut answer)?;
     if answer[..length].ends_with(question) {

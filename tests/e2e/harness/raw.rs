@@ -1,9 +1,11 @@
 //! Segments that no kernel would send: forged, stray, or of a host that has
 //! forgotten everything.
 
+use std::io;
 use std::net::{SocketAddr, SocketAddrV4};
+use std::sync::atomic::{AtomicU16, Ordering};
 
-use etherparse::{PacketBuilder, TcpHeader};
+use etherparse::{IpFragOffset, IpNumber, Ipv4Header, PacketBuilder, TcpHeader, UdpHeader};
 use nix::libc;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -48,11 +50,52 @@ impl Raw {
     }
 }
 
+fn open() -> io::Result<Socket> {
+    let protocol = Protocol::from(libc::IPPROTO_RAW);
+    Socket::new(Domain::IPV4, Type::RAW, Some(protocol))
+}
+
+/// Sends a datagram in fragments, the last one first, as some hosts do, from
+/// inside the namespace of the calling thread.
+pub fn send_last_first(
+    source: SocketAddrV4,
+    destination: SocketAddrV4,
+    payload: &[u8],
+) -> io::Result<()> {
+    /// No two datagrams have the same for as long as fragments may live.
+    static IDENTIFICATION: AtomicU16 = AtomicU16::new(1);
+    /// Of a packet that fits an Ethernet frame.
+    const FRAGMENT: usize = 1480;
+    let (from, to) = (source.ip().octets(), destination.ip().octets());
+    let ip = Ipv4Header::new(0, 64, IpNumber::UDP, from, to).map_err(io::Error::other)?;
+    let (port, vip_port) = (source.port(), destination.port());
+    let udp =
+        UdpHeader::with_ipv4_checksum(port, vip_port, &ip, payload).map_err(io::Error::other)?;
+    let mut datagram = udp.to_bytes().to_vec();
+    datagram.extend(payload);
+    let identification = IDENTIFICATION.fetch_add(1, Ordering::Relaxed);
+    let socket = open()?;
+    let last = datagram.chunks(FRAGMENT).count() - 1;
+    for (number, bytes) in datagram.chunks(FRAGMENT).enumerate().rev() {
+        let mut ip = ip.clone();
+        ip.set_payload_len(bytes.len()).map_err(io::Error::other)?;
+        ip.identification = identification;
+        ip.dont_fragment = false;
+        ip.more_fragments = number < last;
+        let words = u16::try_from(number * FRAGMENT / 8).expect("within a datagram");
+        ip.fragment_offset = IpFragOffset::try_new(words).expect("within a datagram");
+        ip.header_checksum = ip.calc_header_checksum();
+        let packet = [&ip.to_bytes()[..], bytes].concat();
+        let to = SocketAddr::V4(SocketAddrV4::new(*destination.ip(), 0));
+        socket.send_to(&packet, &to.into())?;
+    }
+    Ok(())
+}
+
 /// Sends segments, one after the other, from inside `netns`.
 pub fn send(netns: &Netns, segments: &[Raw]) {
     netns.run(|| {
-        let protocol = Protocol::from(libc::IPPROTO_RAW);
-        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(protocol)).expect("a raw socket");
+        let socket = open().expect("a raw socket");
         for segment in segments {
             let to = SocketAddr::V4(SocketAddrV4::new(*segment.destination.ip(), 0));
             socket
