@@ -159,6 +159,7 @@ fn serve(config: Config, config_path: &Path) -> Result<(), Failure> {
         let key = HashKey::from_bytes(HashKey::random_bytes()?);
         let table = ConnTable::anonymous(config.runtime.connections as usize, key, Millis(0))?;
         let setup = worker::Setup {
+            fragments: config.runtime.fragments as usize,
             kernel: exception.as_ref().map(|thread| thread.rings(ix)),
             ..worker::Setup::new(ix, table, state.room(), handover, secret)
         };

@@ -168,6 +168,43 @@ fn handing_over_costs_no_allocation() {
 }
 
 #[test]
+fn fragments_cost_no_allocation() {
+    const MORE: u16 = 0x2000;
+    let mut rig = Rig::new(&options());
+    connect(&mut rig, 0..1, 0);
+    let table = rig.worker.table();
+    let slot = table
+        .slots(fullgate::ids::SlotIx(0), table.slots_end())
+        .next();
+    let segment = Segment::from_client(table.get(slot.expect("a connection")));
+    // In order, and against it.
+    for (ident, words) in [(1, [MORE, 3]), (2, [3, MORE])] {
+        for word in words {
+            rig.receive_fragment(WAN, &segment, ident, word);
+            rig.poll();
+        }
+    }
+    assert_eq!(rig.stats.event(Event::Fragmented).get(), 4);
+    // More than can be remembered, and more than can wait.
+    for ident in 0..10_000 {
+        let other = Segment {
+            src: std::net::Ipv4Addr::from_bits(0x6440_0000 + u32::from(ident) % 50),
+            ..segment
+        };
+        rig.receive_fragment(WAN, &segment, ident, MORE);
+        rig.receive_fragment(WAN, &other, ident, 3);
+        rig.poll();
+        for port in [WAN, LAN] {
+            while rig.sent(port).is_some() {}
+        }
+    }
+    assert!(rig.stats.drop_counter(DropReason::FragmentsFull).get() > 0);
+    rig.pass(20_000);
+    assert!(rig.stats.drop_counter(DropReason::Ipv4Fragment).get() > 0);
+    assert_eq!(rig.allocator_calls, 0);
+}
+
+#[test]
 fn what_is_the_kernels_costs_no_allocation() {
     let mut rig = Rig::new(&Options {
         kernel: true,

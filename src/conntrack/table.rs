@@ -123,6 +123,11 @@ impl ConnTable {
         self.arena.as_slice().len()
     }
 
+    /// The secret of its hashes.
+    pub fn key(&self) -> HashKey {
+        self.key
+    }
+
     /// Hash of a packet's tuple, for [`ConnTable::find`].
     #[inline(always)]
     pub fn hash(&self, tuple: &FlowTuple) -> u64 {

@@ -36,6 +36,7 @@ pub use units::parse_duration as duration;
 pub(super) use units::{parse_addresses, parse_endpoint};
 
 use crate::conntrack::timeouts::Timeouts;
+use crate::nat::fragments::DATAGRAMS_PER_WAITING;
 use crate::service::schedule::Scheduler;
 use crate::service::snapshot::Answer;
 use raw::RawConfig;
@@ -94,6 +95,8 @@ pub struct Runtime {
     pub max_services: u32,
     /// Server slots.
     pub max_servers: u32,
+    /// Datagrams in fragments that each worker remembers at a time.
+    pub fragments: u32,
     /// RSTs for unknown flows, per worker.
     pub resets_per_second: u32,
     /// ICMP messages, per worker.
@@ -366,16 +369,17 @@ impl Config {
 
     /// Packet buffers of each worker. The default fills every descriptor of
     /// the worker's queues and leaves 2,048 for bursts, caches and packets
-    /// that wait for a next hop.
+    /// that wait for a next hop, and one for each fragment that may wait.
     pub fn mbufs(&self) -> u32 {
         let descriptors: u32 = self
             .ports
             .iter()
             .map(|port| u32::from(port.rx_descriptors) + u32::from(port.tx_descriptors))
             .sum();
+        let fragments = self.runtime.fragments / DATAGRAMS_PER_WAITING;
         self.runtime
             .mbufs
-            .unwrap_or((descriptors + 2_048).next_power_of_two())
+            .unwrap_or((descriptors + 2_048 + fragments).next_power_of_two())
     }
 
     /// DPDK memory in bytes, a multiple of 2 MiB. The default holds the packet

@@ -2,9 +2,11 @@
 //! rewritten headers. Nothing here knows the table, the clock or DPDK.
 #![deny(unsafe_code)]
 
+pub mod fragments;
 #[cfg(test)]
 mod golden;
 pub mod icmp;
+pub mod ident;
 pub mod rate;
 pub mod reset;
 pub mod rewrite;

@@ -54,6 +54,19 @@ pub fn translate_fragment(packet: &mut [u8], to: &Mapping) -> Result<(), Truncat
     Ok(())
 }
 
+/// Replaces the identification of an IPv4 packet.
+pub fn set_ident(packet: &mut [u8], ident: u16) -> Result<(), Truncated> {
+    let ip = packet.first_chunk_mut::<20>().ok_or(Truncated)?;
+    let old = u16::from_ne_bytes([ip[4], ip[5]]);
+    let new = ident.to_be();
+    let checksum = Delta::new()
+        .replace_u16(old, new)
+        .apply(u16::from_ne_bytes([ip[10], ip[11]]));
+    ip[4..6].copy_from_slice(&new.to_ne_bytes());
+    ip[10..12].copy_from_slice(&checksum.to_ne_bytes());
+    Ok(())
+}
+
 /// Replaces the addresses of an IPv4 header, but not its checksum. All sums here
 /// are of words as memory holds them, which spares turning every word round.
 #[inline(always)]

@@ -64,6 +64,9 @@ drop_reasons! {
     Ipv4Fragment = "ipv4-fragment":
         "The packet is a fragment whose first fragment did not come, or belongs to no connection; or of an ICMP message.",
         "Look for loss before fullgate; better, let path MTU discovery work, so that nothing has to be fragmented.";
+    FragmentsFull = "fragments-full":
+        "The fragment had come before its first one, and had to make room for others.",
+        "Raise runtime.fragments, or look for a flood of fragments (fullgatectl show drops --last).";
     NotLocalAddress = "not-local-address":
         "The destination is neither a VIP, a local address nor a port's own address.",
         "Check the routes that lead to fullgate, and whether a service is missing.";

@@ -167,7 +167,7 @@ impl<Io: BurstIo> Worker<Io> {
     #[inline(always)]
     fn see_through_captured(&mut self, packet: Io::Buf, look: &Look, port: PortIx) {
         if let Parsed::Flow(at) = &look.parsed
-            && !at.more_fragments
+            && !at.flags.more_fragments()
         {
             let tuple = tuple_of(at);
             let found = self.table.find_candidate(look.candidate, look.hash, &tuple);

@@ -1,125 +1,51 @@
 //! IP fragments (RFC 791 §3.2): they go the way of their datagram's first one,
-//! which alone has the ports.
+//! which alone has the ports. And datagrams that may become fragments: both
+//! leave under an identification of ours.
 //!
 //! Fragments are not put together: each is translated as it comes. One that
-//! overtakes the first waits for it in a bounded queue. All fragments of a
-//! datagram reach one worker, since drivers hash them by addresses only; the
-//! first one's ports tell who owns the flow, and all are handed on to that one.
-
-use std::net::Ipv4Addr;
-
-use arrayvec::ArrayVec;
+//! overtakes the first waits for it in a bounded store (`nat::fragments`). All
+//! fragments of a datagram reach one worker, since drivers hash them by
+//! addresses only; the first one's ports tell who owns the flow, and all are
+//! handed on to that one in their order. Both workers remember the datagram,
+//! and see the same of it; the owner gives it its identification.
 
 use super::Worker;
 use super::parse::{L3, Packet};
-use super::path::{mapping_of, tuple_of};
-use crate::conntrack::entry::FlowTuple;
-use crate::ids::PortIx;
+use super::path::{Rewriting, mapping_of, tuple_of};
+use crate::conntrack::entry::{Direction, FlowTuple, proto};
+use crate::ids::{NeighborIx, PortIx, SlotIx};
 use crate::io::{BurstIo, PacketBuf};
-use crate::nat::rewrite::translate_fragment;
+use crate::nat::fragments::{Datagram, Fragment};
+use crate::nat::ident::Use;
+use crate::nat::rewrite::{Mapping, set_ident, translate_fragment};
+use crate::service::snapshot::AddressKind;
 use crate::stats::{DropReason, Event};
-use crate::time::Millis;
 
-/// Datagrams remembered. One that falls on the place of another takes it.
-const PLACES: usize = 1024;
-
-/// How long a datagram's ports are remembered: fragments of one datagram come
-/// together, or their receiver has given up on the others.
-const REMEMBERED_MS: u64 = 10_000;
-
-/// Fragments that wait for their first one.
-const WAITING: usize = 64;
-
-/// How long they wait, milliseconds.
-const WAIT_MS: u64 = 1_000;
-
-/// What the fragments of one datagram share (RFC 791 §2.3).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Datagram {
-    src: Ipv4Addr,
-    dst: Ipv4Addr,
-    ident: u16,
-    protocol: u8,
-}
-
-impl Datagram {
-    fn of(bytes: &[u8], at: &Packet) -> Option<Self> {
-        let ident = bytes.get(L3 + 4..)?.first_chunk()?;
-        Some(Self {
-            src: at.src,
-            dst: at.dst,
-            ident: u16::from_be_bytes(*ident),
-            protocol: at.protocol,
-        })
-    }
-
-    fn place(&self) -> usize {
-        let addresses = u64::from(self.src.to_bits()) << 32 | u64::from(self.dst.to_bits());
-        let mixed = (addresses ^ u64::from(self.ident) << 16 ^ u64::from(self.protocol))
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (mixed >> 54) as usize % PLACES
-    }
-}
-
-/// The ports of a datagram.
-#[derive(Clone, Copy, Debug)]
-struct Known {
-    datagram: Datagram,
-    src_port: u16,
-    dst_port: u16,
-    since: Millis,
-}
-
-/// A fragment that came before the first.
+/// A fragment that came before its first.
 #[derive(Debug)]
-struct Waiting<B> {
-    datagram: Datagram,
+pub(super) struct Overtaking<B> {
     at: Packet,
     port: PortIx,
     packet: B,
-    until: Millis,
+    /// It waits for the second time: the first one that came was another's.
+    again: bool,
 }
 
-/// What a worker knows of fragmented datagrams.
-#[derive(Debug)]
-pub(super) struct Fragments<B> {
-    known: Box<[Option<Known>]>,
-    waiting: ArrayVec<Waiting<B>, WAITING>,
-}
-
-impl<B> Fragments<B> {
-    pub(super) fn new() -> Self {
-        Self {
-            known: vec![None; PLACES].into(),
-            waiting: ArrayVec::new(),
-        }
-    }
-
-    /// Fragments that wait.
-    pub(super) fn waiting(&self) -> usize {
-        self.waiting.len()
-    }
-
-    fn ports(&self, datagram: &Datagram, now: Millis) -> Option<(u16, u16)> {
-        let known = self.known[datagram.place()]?;
-        (known.datagram == *datagram && now.since(known.since) < REMEMBERED_MS)
-            .then_some((known.src_port, known.dst_port))
-    }
+fn ip_of<B: PacketBuf>(packet: &B) -> &[u8] {
+    packet.bytes().get(L3..).unwrap_or(&[])
 }
 
 impl<Io: BurstIo> Worker<Io> {
     /// The fragment with the ports: remembered, and then a packet like others.
     #[cold]
     pub(super) fn first_fragment(&mut self, packet: Io::Buf, at: &Packet, port: PortIx) {
-        let Some(datagram) = Datagram::of(packet.bytes(), at) else {
-            return self.discard(packet, DropReason::Ipv4Malformed);
+        let fragment = match self.read_fragment(&packet, at) {
+            Ok(fragment) => fragment,
+            Err(reason) => return self.discard(packet, reason),
         };
-        self.fragments.known[datagram.place()] = Some(Known {
-            datagram,
-            src_port: at.src_port,
-            dst_port: at.dst_port,
-            since: self.now,
-        });
+        self.fragments
+            .first(&fragment, at.src_port, at.dst_port, self.now);
+        self.discard_pushed_out();
         let owner = self.owner(at);
         if owner != self.ix {
             self.hand_over(owner, port, packet);
@@ -129,51 +55,85 @@ impl<Io: BurstIo> Worker<Io> {
             let found = self.table.find(self.table.hash(&tuple), &tuple);
             self.flow(packet, at, found, port);
         }
-        while let Some(overtaken) = self
-            .fragments
-            .waiting
-            .iter()
-            .position(|waiting| waiting.datagram == datagram)
-        {
-            let waiting = self.fragments.waiting.remove(overtaken);
-            self.aside(|worker| {
-                worker.later_fragment(waiting.packet, &waiting.at, waiting.port);
-            });
+        while let Some(waited) = self.fragments.take_released() {
+            self.aside(|worker| worker.follow(waited, true));
         }
     }
 
     /// A fragment without ports.
     #[cold]
     pub(super) fn later_fragment(&mut self, packet: Io::Buf, at: &Packet, port: PortIx) {
-        let Some(datagram) = Datagram::of(packet.bytes(), at) else {
-            return self.discard(packet, DropReason::Ipv4Malformed);
+        let fresh = Overtaking {
+            at: *at,
+            port,
+            packet,
+            again: false,
         };
-        let Some((src_port, dst_port)) = self.fragments.ports(&datagram, self.now) else {
-            let waiting = Waiting {
-                datagram,
-                at: *at,
-                port,
-                packet,
-                until: self.now.plus(WAIT_MS),
-            };
-            if let Err(full) = self.fragments.waiting.try_push(waiting) {
-                self.discard(full.element().packet, DropReason::Ipv4Fragment);
-            }
-            return;
+        self.follow(fresh, false);
+    }
+
+    /// What fragment it is, if there is anything that it can be part of.
+    fn read_fragment(&self, packet: &Io::Buf, at: &Packet) -> Result<Fragment, DropReason> {
+        if !matches!(at.protocol, proto::TCP | proto::UDP) {
+            return Err(DropReason::Ipv4Fragment);
+        }
+        if !matches!(
+            self.snapshot.address(at.dst),
+            Some(AddressKind::Vip | AddressKind::Local)
+        ) {
+            return Err(DropReason::NotLocalAddress);
+        }
+        Fragment::read(ip_of(packet)).ok_or(DropReason::Ipv4Malformed)
+    }
+
+    /// Sends a fragment the way of its first, or lets it wait; `waited`: it has,
+    /// and a first one came.
+    fn follow(&mut self, this: Overtaking<Io::Buf>, waited: bool) {
+        let fragment = match self.read_fragment(&this.packet, &this.at) {
+            Ok(fragment) => fragment,
+            Err(reason) => return self.discard(this.packet, reason),
+        };
+        let Some(known) = self.fragments.later(&fragment, self.now) else {
+            return self.wait_for_first(&fragment, this, waited);
         };
         let at = Packet {
-            src_port,
-            dst_port,
-            ..*at
+            src_port: known.src_port,
+            dst_port: known.dst_port,
+            ..this.at
         };
         let owner = self.owner(&at);
         if owner != self.ix {
-            return self.hand_over(owner, port, packet);
+            return self.hand_over(owner, this.port, this.packet);
         }
-        self.forward_fragment(packet, &at);
+        match known.ident {
+            Some(ident) => self.forward_fragment(this.packet, &at, ident),
+            // The first one went no further.
+            None => self.discard(this.packet, DropReason::Ipv4Fragment),
+        }
     }
 
-    fn forward_fragment(&mut self, mut packet: Io::Buf, at: &Packet) {
+    fn wait_for_first(&mut self, fragment: &Fragment, this: Overtaking<Io::Buf>, waited: bool) {
+        // Two chances bound the work that a first fragment can cause.
+        if waited && this.again {
+            return self.discard(this.packet, DropReason::Ipv4Fragment);
+        }
+        let this = Overtaking {
+            again: waited,
+            ..this
+        };
+        if let Some(gone) = self.fragments.wait(fragment, this, self.now) {
+            self.aside(|worker| worker.discard(gone.packet, DropReason::FragmentsFull));
+        }
+        self.discard_pushed_out();
+    }
+
+    fn discard_pushed_out(&mut self) {
+        while let Some(gone) = self.fragments.take_pushed_out() {
+            self.aside(|worker| worker.discard(gone.packet, DropReason::FragmentsFull));
+        }
+    }
+
+    fn forward_fragment(&mut self, mut packet: Io::Buf, at: &Packet, ident: u16) {
         let tuple = tuple_of(at);
         let Some((slot, direction)) = self.table.find(self.table.hash(&tuple), &tuple) else {
             return self.discard(packet, DropReason::Ipv4Fragment);
@@ -192,10 +152,9 @@ impl<Io: BurstIo> Worker<Io> {
         if at.ip_len > self.mtu_towards(hop) {
             return self.discard(packet, DropReason::MtuExceeded);
         }
-        let translated = packet
-            .bytes_mut()
-            .get_mut(L3..)
-            .is_some_and(|ip| translate_fragment(ip, &mapping).is_ok());
+        let translated = packet.bytes_mut().get_mut(L3..).is_some_and(|ip| {
+            set_ident(ip, ident).is_ok() && translate_fragment(ip, &mapping).is_ok()
+        });
         if !translated {
             return self.discard(packet, DropReason::Ipv4Malformed);
         }
@@ -204,26 +163,75 @@ impl<Io: BurstIo> Worker<Io> {
         self.emit(packet, hop);
     }
 
+    /// [`Worker::translate`] of what is larger than the way out's MTU, is a
+    /// first fragment, or may become fragments.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn translate_special(
+        &mut self,
+        mut packet: Io::Buf,
+        at: &Packet,
+        slot: SlotIx,
+        direction: Direction,
+        hop: NeighborIx,
+    ) {
+        if at.ip_len > self.mtu_towards(hop) {
+            return self.too_big(packet, at, hop);
+        }
+        let entry = self.table.get(slot);
+        let (rewriting, server) = (Rewriting::of(entry, direction), entry.server);
+        let identified = self
+            .ident_for(&packet, at, &rewriting.mapping)
+            .is_none_or(|ident| {
+                let ip = packet.bytes_mut().get_mut(L3..);
+                ip.is_some_and(|ip| set_ident(ip, ident).is_ok())
+            });
+        if !identified {
+            return self.discard(packet, DropReason::Ipv4Malformed);
+        }
+        if let Err(reason) = rewriting.apply(packet.bytes_mut(), at, direction) {
+            return self.discard(packet, reason);
+        }
+        self.count(server, direction, at.ip_len);
+        self.emit(packet, hop);
+    }
+
+    /// The identification under which a packet leaves, but `None` where it
+    /// keeps its own. A first fragment's is remembered for those behind it.
+    fn ident_for(&mut self, packet: &Io::Buf, at: &Packet, to: &Mapping) -> Option<u16> {
+        if at.flags.is_atomic() {
+            return None;
+        }
+        if !at.flags.more_fragments() {
+            return Some(self.idents.next(to.src, to.dst, at.protocol, Use::Whole));
+        }
+        let datagram = Datagram::of(ip_of(packet))?;
+        let ident = self.fragments.ident(&datagram).unwrap_or_else(|| {
+            self.idents
+                .next(to.src, to.dst, at.protocol, Use::Fragments)
+        });
+        self.fragments.set_ident(&datagram, ident);
+        Some(ident)
+    }
+
     /// The ports of the datagram that a fragment is of, where they are known;
     /// `ip` is the fragment from its IP header on.
     pub(super) fn ports_of_fragment(&self, ip: &[u8], tuple: &FlowTuple) -> Option<(u16, u16)> {
         let ident = ip.get(4..)?.first_chunk()?;
-        let datagram = Datagram {
+        self.fragments.ports(&Datagram {
             src: tuple.src,
             dst: tuple.dst,
             ident: u16::from_be_bytes(*ident),
             protocol: tuple.protocol,
-        };
-        self.fragments.ports(&datagram, self.now)
+        })
     }
 
-    /// Gives up fragments whose first one did not come.
-    pub(super) fn give_fragments_up(&mut self) {
-        while let Some(waiting) = self.fragments.waiting.first()
-            && self.now.reached(waiting.until)
-        {
-            let waiting = self.fragments.waiting.remove(0);
-            self.discard(waiting.packet, DropReason::Ipv4Fragment);
+    /// Once a millisecond: gives up fragments whose first one did not come, and
+    /// forgets datagrams of which fragments are missing.
+    pub(super) fn tend_fragments(&mut self) {
+        while let Some(waited) = self.fragments.take_overdue(self.now) {
+            self.discard(waited.packet, DropReason::Ipv4Fragment);
         }
+        self.fragments.sweep(self.now);
     }
 }

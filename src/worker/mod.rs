@@ -54,6 +54,8 @@ use crate::conntrack::isn::IsnSecret;
 use crate::conntrack::table::ConnTable;
 use crate::ids::{PortIx, SetIx, WorkerIx};
 use crate::io::{BurstIo, TX_BURST};
+use crate::nat::fragments::{DATAGRAMS_PER_WAITING, Fragments};
+use crate::nat::ident::Idents;
 use crate::nat::rate::RateLimit;
 use crate::neighbor::Neighbors;
 use crate::service::schedule::Cursor;
@@ -66,7 +68,7 @@ use crate::wire::ethernet::MacAddr;
 use capture::Captures;
 use close::{Sweep, Turns};
 use dropped::LastDrops;
-use fragment::Fragments;
+use fragment::Overtaking;
 use health::Health;
 use hold::HeldSyns;
 use kernel::{Kernel, KernelRings};
@@ -124,6 +126,10 @@ const HELD_SYNS: usize = 4_096;
 /// Next hops a worker can know, unless it is told otherwise.
 const NEIGHBORS: usize = 4_096;
 
+/// Datagrams in fragments that a worker can remember at a time, unless it is
+/// told otherwise.
+const FRAGMENTS: usize = 4_096;
+
 /// What a worker, and its counters, have slots for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Room {
@@ -148,6 +154,8 @@ pub struct Setup<B> {
     pub held_syns: usize,
     /// Next hops it can know.
     pub neighbors: usize,
+    /// Datagrams in fragments that it can remember at a time.
+    pub fragments: usize,
     /// Its slots.
     pub room: Room,
     /// Its counters.
@@ -177,6 +185,7 @@ impl<B> Setup<B> {
             table,
             held_syns: HELD_SYNS,
             neighbors: NEIGHBORS,
+            fragments: FRAGMENTS,
             room,
             stats: Arc::new(WorkerStats::new(room.ports, room.servers, room.services)),
             link: Link::new(),
@@ -206,7 +215,8 @@ pub struct Worker<Io: BurstIo> {
     health: Vec<Health>,
     neighbors: Neighbors<Io::Buf>,
     held: HeldSyns,
-    fragments: Fragments<Io::Buf>,
+    fragments: Fragments<Overtaking<Io::Buf>>,
+    idents: Idents,
     tx: Vec<ArrayVec<Io::Buf, TX_BURST>>,
     ports: Vec<PortFacts>,
     min_mtu: u16,
@@ -253,6 +263,7 @@ impl<Io: BurstIo> Worker<Io> {
             .kernel
             .map(|rings| Box::new(Kernel::new(rings, &first.snapshot, now.ms)));
         let ports = io.ports();
+        let key = setup.table.key();
         let mut worker = Self {
             ix: setup.ix,
             tx: (0..io.ports()).map(|_| ArrayVec::new()).collect(),
@@ -267,7 +278,12 @@ impl<Io: BurstIo> Worker<Io> {
             health: vec![Health::default(); setup.room.servers],
             neighbors: Neighbors::new(setup.neighbors),
             held: HeldSyns::new(setup.held_syns),
-            fragments: Fragments::new(),
+            fragments: Fragments::new(
+                setup.fragments,
+                setup.fragments / DATAGRAMS_PER_WAITING as usize,
+                key,
+            ),
+            idents: Idents::new(setup.ix, setup.handover.to.len(), key),
             min_mtu: 0,
             steers: false,
             stats: setup.stats,
@@ -370,7 +386,7 @@ impl<Io: BurstIo> Worker<Io> {
     fn tick(&mut self) {
         self.tend_neighbors();
         self.announce();
-        self.give_fragments_up();
+        self.tend_fragments();
         self.stats.connections.set(self.table.len() as u64);
         self.stats.pending.set(self.neighbors.waiting() as u64);
         self.stats.held_syns.set(self.held.len() as u64);

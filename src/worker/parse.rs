@@ -18,8 +18,6 @@ pub const L3: usize = 14;
 
 /// Version 4 and a header of five words (RFC 791 §3.1).
 const PLAIN: u8 = 0x45;
-/// In the byte of the flags (RFC 791 §3.1).
-const MORE_FRAGMENTS: u8 = 0x20;
 /// In the word of flags and offset.
 const FRAGMENT_OFFSET: u16 = 0x1fff;
 
@@ -27,6 +25,35 @@ const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
 const ETHERTYPE_VLAN: [u8; 2] = [0x81, 0x00];
 const ETHERTYPE_QINQ: [u8; 2] = [0x88, 0xa8];
+
+/// The byte of an IPv4 header with the flags, and of the offset the upper bits
+/// (RFC 791 §3.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IpFlags(pub u8);
+
+impl IpFlags {
+    const DONT_FRAGMENT: u8 = 0x40;
+    const MORE_FRAGMENTS: u8 = 0x20;
+
+    /// Routers may not fragment the packet.
+    #[inline(always)]
+    pub const fn dont_fragment(self) -> bool {
+        self.0 & Self::DONT_FRAGMENT != 0
+    }
+
+    /// More fragments of the datagram follow.
+    #[inline(always)]
+    pub const fn more_fragments(self) -> bool {
+        self.0 & Self::MORE_FRAGMENTS != 0
+    }
+
+    /// Of what is at the start of its datagram: it is no fragment, and can't
+    /// become one (RFC 6864 §2).
+    #[inline(always)]
+    pub const fn is_atomic(self) -> bool {
+        self.0 & (Self::DONT_FRAGMENT | Self::MORE_FRAGMENTS) == Self::DONT_FRAGMENT
+    }
+}
 
 /// Where things are in an IPv4 packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,8 +72,8 @@ pub struct Packet {
     pub l4: u16,
     /// IP protocol.
     pub protocol: u8,
-    /// More fragments of the datagram follow (RFC 791 §3.1).
-    pub more_fragments: bool,
+    /// Whether it is a fragment, or may become one.
+    pub flags: IpFlags,
 }
 
 /// What a frame turned out to be.
@@ -148,7 +175,7 @@ fn parse_header(
         ip_len,
         l4: l4 as u16,
         protocol: ip[9],
-        more_fragments: ip[6] & MORE_FRAGMENTS != 0,
+        flags: IpFlags(ip[6]),
     };
     if u16::from_be_bytes([ip[6], ip[7]]) & FRAGMENT_OFFSET != 0 {
         return Parsed::LaterFragment(packet);
@@ -174,7 +201,7 @@ fn parse_header(
             };
             let udp_len = usize::from(u16::from_be_bytes([udp[4], udp[5]]));
             // The length is that of the whole datagram.
-            if udp_len < 8 || udp_len > transport_len && !packet.more_fragments {
+            if udp_len < 8 || udp_len > transport_len && !packet.flags.more_fragments() {
                 return Parsed::Drop(DropReason::UdpMalformed);
             }
             packet.src_port = u16::from_be_bytes([udp[0], udp[1]]);
@@ -185,7 +212,7 @@ fn parse_header(
             if transport_len < 8 || transport.len() < 8 {
                 return Parsed::Drop(DropReason::IcmpMalformed);
             }
-            if packet.more_fragments {
+            if packet.flags.more_fragments() {
                 return Parsed::Drop(DropReason::Ipv4Fragment);
             }
             Parsed::Icmp(packet)

@@ -83,7 +83,7 @@ impl<Io: BurstIo> Worker<Io> {
         for (packet, look) in packets.into_iter().zip(&looks) {
             if self.steers
                 && let Parsed::Flow(at) = &look.parsed
-                && !at.more_fragments
+                && !at.flags.more_fragments()
             {
                 let owner = self.owner(at);
                 if owner != self.ix {
@@ -147,7 +147,7 @@ impl<Io: BurstIo> Worker<Io> {
     #[inline(always)]
     fn see_through(&mut self, packet: Io::Buf, look: &Look, port: PortIx) {
         match &look.parsed {
-            Parsed::Flow(at) if !at.more_fragments => {
+            Parsed::Flow(at) if !at.flags.more_fragments() => {
                 let tuple = tuple_of(at);
                 let found = self.table.find_candidate(look.candidate, look.hash, &tuple);
                 self.flow(packet, at, found, port);
@@ -313,12 +313,7 @@ impl<Io: BurstIo> Worker<Io> {
         port: PortIx,
     ) {
         let entry = self.table.get(slot);
-        let mapping = mapping_of(entry, direction);
-        let shift = Shift {
-            seq: entry.seq_delta,
-            ts: entry.ts_delta,
-        };
-        let shifts = entry.flags & (flag::TRANSLATE_SEQ | flag::TRANSLATE_TS) != 0;
+        let rewriting = Rewriting::of(entry, direction);
         let server = entry.server;
         let hop = match self.hop_of(slot, direction) {
             Ok(hop) => hop,
@@ -327,19 +322,14 @@ impl<Io: BurstIo> Worker<Io> {
         if packet.bytes().get(L3 + 8).is_none_or(|&ttl| ttl <= 1) {
             return self.ttl_expired(packet, at, port);
         }
-        if at.ip_len > self.min_mtu && at.ip_len > self.mtu_towards(hop) {
-            return self.too_big(packet, at, hop);
+        let is_atomic = at.flags.is_atomic();
+        if (at.ip_len > self.min_mtu) | !is_atomic
+            && (!is_atomic || at.ip_len > self.mtu_towards(hop))
+        {
+            return self.translate_special(packet, at, slot, direction, hop);
         }
-
-        let l4 = usize::from(at.l4) - L3;
-        let Some(ip) = packet.bytes_mut().get_mut(L3..) else {
-            return self.discard(packet, DropReason::Ipv4Malformed);
-        };
-        if shifts && at.protocol == proto::TCP && shift_segment(ip, l4, direction, shift).is_err() {
-            return self.discard(packet, DropReason::TcpMalformed);
-        }
-        if rewrite::translate(ip, l4, at.protocol, &mapping).is_err() {
-            return self.discard(packet, DropReason::Ipv4Malformed);
+        if let Err(reason) = rewriting.apply(packet.bytes_mut(), at, direction) {
+            return self.discard(packet, reason);
         }
 
         self.count(server, direction, at.ip_len);
@@ -497,6 +487,47 @@ pub(super) fn mapping_of(entry: &Entry, direction: Direction) -> Mapping {
     match direction {
         Direction::Forward => to_server(entry),
         Direction::Reverse => to_client(entry),
+    }
+}
+
+/// What becomes of a packet's headers.
+pub(super) struct Rewriting {
+    pub(super) mapping: Mapping,
+    shift: Shift,
+    shifts: bool,
+}
+
+impl Rewriting {
+    #[inline(always)]
+    pub(super) fn of(entry: &Entry, direction: Direction) -> Self {
+        Self {
+            mapping: mapping_of(entry, direction),
+            shift: Shift {
+                seq: entry.seq_delta,
+                ts: entry.ts_delta,
+            },
+            shifts: entry.flags & (flag::TRANSLATE_SEQ | flag::TRANSLATE_TS) != 0,
+        }
+    }
+
+    /// Rewrites a frame's headers.
+    #[inline(always)]
+    pub(super) fn apply(
+        &self,
+        frame: &mut [u8],
+        at: &Packet,
+        direction: Direction,
+    ) -> Result<(), DropReason> {
+        let l4 = usize::from(at.l4) - L3;
+        let ip = frame.get_mut(L3..).ok_or(DropReason::Ipv4Malformed)?;
+        if self.shifts
+            && at.protocol == proto::TCP
+            && shift_segment(ip, l4, direction, self.shift).is_err()
+        {
+            return Err(DropReason::TcpMalformed);
+        }
+        rewrite::translate(ip, l4, at.protocol, &self.mapping)
+            .map_err(|_| DropReason::Ipv4Malformed)
     }
 }
 

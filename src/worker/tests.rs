@@ -3,6 +3,7 @@
 mod attempts;
 mod captures;
 mod explain;
+mod fragments;
 mod kernel;
 mod lab;
 mod steering;

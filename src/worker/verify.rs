@@ -21,7 +21,7 @@ use crate::wire::checksum::Sum;
 #[cold]
 #[inline(never)]
 pub(super) fn verifies<B: PacketBuf>(packet: &B, at: &Packet) -> bool {
-    if at.more_fragments {
+    if at.flags.more_fragments() {
         return true;
     }
     let (begin, end) = (usize::from(at.l4), L3 + usize::from(at.ip_len));
@@ -121,7 +121,7 @@ mod tests {
             ip_len: 20 + transport as u16,
             l4: 34,
             protocol,
-            more_fragments: false,
+            flags: crate::worker::parse::IpFlags(0x40),
         }
     }
 

@@ -30,6 +30,7 @@ use fullgate::snat::toeplitz::DEFAULT_KEY;
 use fullgate::stats::{DropReason, WorkerStats};
 use fullgate::time::Millis;
 use fullgate::wire::arp::{ArpOp, ArpRepr};
+use fullgate::wire::checksum::checksum;
 use fullgate::wire::ethernet::{EtherType, EthernetRepr, MacAddr};
 use fullgate::wire::ipv4::Ipv4Repr;
 use fullgate::wire::tcp::{Flags, TcpRepr};
@@ -259,6 +260,20 @@ impl Rig {
     /// A datagram with the ports of `segment` and no payload.
     pub fn receive_datagram(&mut self, port: PortIx, segment: &Segment) {
         self.receive(port, |frame| write(frame, port, segment, proto::UDP));
+    }
+
+    /// 24 bytes as a fragment; `word` is that of the flags and the offset, and
+    /// a first fragment begins with the header of `segment`.
+    pub fn receive_fragment(&mut self, port: PortIx, segment: &Segment, ident: u16, word: u16) {
+        self.receive(port, |frame| {
+            write(frame, port, segment, proto::TCP);
+            frame[16..18].copy_from_slice(&44u16.to_be_bytes());
+            frame[18..20].copy_from_slice(&ident.to_be_bytes());
+            frame[20..22].copy_from_slice(&word.to_be_bytes());
+            frame[24..26].fill(0);
+            let sum = checksum(&frame[14..34]);
+            frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        });
     }
 
     /// One round; how long it took.

@@ -68,6 +68,7 @@ raw!(
         socket_read_group: String,
         max_services: i64,
         max_servers: i64,
+        fragments: i64,
         resets_per_second: i64,
         icmp_per_second: i64,
         reta_size: i64,

@@ -37,6 +37,7 @@ impl Default for Runtime {
             socket_read_group: None,
             max_services: 4_096,
             max_servers: 65_536,
+            fragments: 4_096,
             resets_per_second: 10_000,
             icmp_per_second: 1_000,
             reta_size: 128,
@@ -110,6 +111,12 @@ impl Runtime {
                 default.max_servers,
                 1..=4_000_000,
             )?,
+            fragments: number(
+                &at.key("fragments"),
+                raw.fragments,
+                default.fragments,
+                64..=1_048_576,
+            )?,
             resets_per_second: number(
                 &at.key("resets-per-second"),
                 raw.resets_per_second,
@@ -150,6 +157,7 @@ impl Runtime {
             socket_read_group: self.socket_read_group.clone(),
             max_services: unless(self.max_services, default.max_services, i64::from),
             max_servers: unless(self.max_servers, default.max_servers, i64::from),
+            fragments: unless(self.fragments, default.fragments, i64::from),
             resets_per_second: unless(self.resets_per_second, default.resets_per_second, i64::from),
             icmp_per_second: unless(self.icmp_per_second, default.icmp_per_second, i64::from),
             reta_size: unless(self.reta_size, default.reta_size, i64::from),

@@ -222,6 +222,11 @@ const ROWS: &[(&str, &str, &str)] = &[
     ),
     (
         "workers = 2",
+        "workers = 2\nfragments = 8",
+        r#"f:3: runtime.fragments: is 8; give 64 to 1048576"#,
+    ),
+    (
+        "workers = 2",
         "workers = 2\nreta-size = 100",
         r#"f:3: runtime.reta-size: is 100; give a power of two, such as 128"#,
     ),

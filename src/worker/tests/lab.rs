@@ -219,7 +219,12 @@ pub(super) fn good_syn() -> Vec<u8> {
 
 /// Makes the IPv4 header checksum of a frame right again.
 pub(super) fn fill_ip_checksum(frame: &mut [u8]) {
-    let header = &mut frame[14..34];
+    fill_header_checksum(&mut frame[14..]);
+}
+
+/// The same of a packet, whose header has no options.
+pub(super) fn fill_header_checksum(packet: &mut [u8]) {
+    let header = &mut packet[..20];
     header[10..12].fill(0);
     let checksum = crate::wire::checksum::checksum(header);
     header[10..12].copy_from_slice(&checksum.to_be_bytes());
@@ -285,6 +290,16 @@ impl Out {
 
     pub fn to_client(&self) -> Tcp {
         Tcp::read(self.single(WAN))
+    }
+
+    /// The IPv4 packets towards the servers, as they are.
+    pub fn packets_to_server(&self) -> Vec<Vec<u8>> {
+        self.on(LAN).into_iter().map(<[u8]>::to_vec).collect()
+    }
+
+    /// The same towards the clients.
+    pub fn packets_to_client(&self) -> Vec<Vec<u8>> {
+        self.on(WAN).into_iter().map(<[u8]>::to_vec).collect()
     }
 
     /// Fragments to the first server, from a local address.
@@ -458,6 +473,10 @@ impl Lab {
 
     pub fn client_sends_packet(&mut self, packet: &[u8]) -> Out {
         self.send(WAN, packet)
+    }
+
+    pub fn server_sends_packet(&mut self, packet: &[u8]) -> Out {
+        self.send(LAN, packet)
     }
 
     pub fn client_sends_udp(&mut self, port: u16, payload: &[u8]) -> Out {

@@ -8,6 +8,7 @@ mod drivers;
 mod exception;
 mod floods;
 mod forward;
+mod fragments;
 mod health;
 mod hostile;
 mod icmp;
@@ -32,6 +33,7 @@ use crate::harness::topology::Lab;
 pub fn all() -> Vec<Case> {
     let mut cases = Vec::new();
     forward::list(&mut cases);
+    fragments::list(&mut cases);
     icmp::list(&mut cases);
     bulk::list(&mut cases);
     operate::list(&mut cases);

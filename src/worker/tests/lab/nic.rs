@@ -8,7 +8,8 @@ use crate::worker::message::Reply;
 /// How the NIC chooses a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in super::super) enum Delivery {
-    /// TCP and UDP by the hash over addresses and ports, the rest to queue 0.
+    /// TCP and UDP by the hash over addresses and ports, their fragments over
+    /// addresses, the rest to queue 0.
     Hashed,
     /// By nothing.
     Anywhere,
@@ -74,11 +75,15 @@ impl Nic {
         if !matches!(ip.protocol(), proto::TCP | proto::UDP) {
             return 0;
         }
-        let tuple = Tcp::read_quoted(packet);
-        let hash =
-            self.steering
-                .toeplitz()
-                .hash_v4(tuple.src, tuple.dst, tuple.src_port, tuple.dst_port);
+        // Without ports the hash is that over the addresses alone.
+        let (src_port, dst_port) = if ip.is_fragment() {
+            (0, 0)
+        } else {
+            let tuple = Tcp::read_quoted(packet);
+            (tuple.src_port, tuple.dst_port)
+        };
+        let toeplitz = self.steering.toeplitz();
+        let hash = toeplitz.hash_v4(ip.src(), ip.dst(), src_port, dst_port);
         let queues = self.steering.reta().queues();
         queues[hash as usize % queues.len()].ix()
     }
@@ -91,6 +96,10 @@ impl Nic {
 
     pub fn client_sends(&mut self, packet: Tcp) -> Out {
         self.send(WAN, &packet.packet())
+    }
+
+    pub fn client_sends_packet(&mut self, packet: &[u8]) -> Out {
+        self.send(WAN, packet)
     }
 
     pub fn server_sends(&mut self, packet: Tcp) -> Out {
