@@ -510,6 +510,10 @@ impl PortStatus for Driver {
             kernel,
         }
     }
+
+    fn link_up(&self) -> bool {
+        self.0.link().is_ok_and(|link| link.up)
+    }
 }
 
 /// A pool of packet buffers as the metrics show it.

@@ -430,10 +430,24 @@ pub struct Neighbors {
 pub struct Neighbor {
     pub port: String,
     pub address: Ipv4Addr,
-    /// `None` when it stopped answering.
+    /// Where it is known.
     pub mac: Option<String>,
-    /// Since this was last heard from a worker.
-    pub age_ms: u64,
+    /// "known", "asked", "no answer" or "not asked yet".
+    pub state: String,
+    /// The configuration names it: a real server or a router.
+    pub configured: bool,
+    /// The workers that know just this.
+    pub workers: Vec<u8>,
+    /// Since it last answered; `None`: never.
+    pub age_ms: Option<u64>,
+}
+
+/// `announce`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Announced {
+    /// Addresses of the gateway; each is announced on the ports whose networks
+    /// hold it.
+    pub addresses: usize,
 }
 
 /// `service.*`, `server.*` and `reload`.

@@ -12,13 +12,12 @@ mod gather;
 mod health;
 mod links;
 mod methods;
+mod neighbors;
 mod notices;
 mod report;
 mod signals;
 mod times;
 
-use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
@@ -32,6 +31,7 @@ use self::health::Health;
 pub use self::health::StartChecker;
 pub use self::links::{Alive, WorkerLink};
 pub use self::methods::METHODS;
+use self::neighbors::{Links, Relay};
 use self::notices::{NoticeLog, server_title};
 pub(super) use self::report::{by_pool, protocol_name, server_state, steering_name};
 pub use self::signals::Signals;
@@ -46,14 +46,13 @@ use super::state::State;
 use super::supervisor::{self, Watchdog};
 use crate::conntrack::entry::{Entry, FlowTuple};
 use crate::filter::Filter;
-use crate::ids::{PortIx, SetIx, WorkerIx};
+use crate::ids::{SetIx, WorkerIx};
 use crate::stats::{DropReason, WorkerStats};
 use crate::time::Millis;
-use crate::wire::ethernet::MacAddr;
 use crate::worker::dropped::Dropped;
 use crate::worker::explain::Probe;
 use crate::worker::message::{
-    Command, DropScan, Learned, Order, PoolScan, Reply, Scan, SetUse, Update,
+    Command, DropScan, NeighborFound, NeighborScan, Order, PoolScan, Reply, Scan, SetUse, Update,
 };
 
 /// Between two looks at the workers' replies: what one worker learns about a
@@ -114,6 +113,11 @@ pub struct KernelReading {
 pub trait PortStatus: Send + Sync {
     /// The driver's present figures.
     fn read(&self) -> PortReading;
+
+    /// Whether there is a link. Read a few times a second.
+    fn link_up(&self) -> bool {
+        self.read().link_up
+    }
 }
 
 struct ConnectionsAsk {
@@ -125,11 +129,6 @@ struct ConnectionsAsk {
 struct Copied {
     found: Vec<Entry>,
     now: Millis,
-}
-
-struct Heard {
-    mac: Option<MacAddr>,
-    at: Instant,
 }
 
 /// What the loop is made of.
@@ -166,7 +165,8 @@ pub struct Management {
     calls: Receiver<Call>,
     signals: Signals,
     started: Instant,
-    neighbors: BTreeMap<(PortIx, Ipv4Addr), Heard>,
+    relay: Relay,
+    links: Links,
     changes: Gather<Change, Taking, ()>,
     preparing: Option<Preparing>,
     /// Makes configurations, and frees what no worker needs any more.
@@ -178,6 +178,7 @@ pub struct Management {
     pools: Gather<(), u64, Vec<SetUse>>,
     /// The sets of the snapshot of this generation.
     sets: (u64, Arc<[SetIx]>),
+    neighbors: Gather<(), (), Vec<NeighborFound>>,
     last_drops: Gather<Option<DropReason>, (), Vec<(DropReason, Dropped)>>,
     flows: Gather<FlowTuple, FlowTuple, Box<Probe>>,
     captures: Captures,
@@ -223,7 +224,8 @@ impl Management {
             calls: setup.calls,
             signals: setup.signals,
             started: now,
-            neighbors: BTreeMap::new(),
+            relay: Relay::default(),
+            links: Links::default(),
             changes: Gather::new("the change", count),
             preparing: None,
             changing: Jobs::new("admin-change"),
@@ -231,6 +233,7 @@ impl Management {
             connections: Gather::new("the scan of connections", count),
             pools: Gather::new("the scan of local ports", count),
             sets: (0, Arc::default()),
+            neighbors: Gather::new("the scan of next hops", count),
             last_drops: Gather::new("the scan of dropped packets", count),
             flows: Gather::new("the question about a flow", count),
             captures: Captures::default(),
@@ -320,6 +323,8 @@ impl Management {
     fn step(&mut self, now: Instant, wait: Duration) {
         self.watchdog.tick(now);
         self.take_replies(now);
+        self.relay_arp(now);
+        self.watch_links(now);
         if self.signals.take_reload() {
             self.queue_change(self.reload(), None, now);
         }
@@ -333,6 +338,7 @@ impl Management {
         self.changes.expire(now);
         self.connections.expire(now);
         self.pools.expire(now);
+        self.neighbors.expire(now);
         self.last_drops.expire(now);
         self.flows.expire(now);
         match self.calls.recv_timeout(wait) {
@@ -382,6 +388,15 @@ impl Management {
                     self.counted_ports(complete, now);
                 }
             }
+            Reply::Neighbors(scan) => {
+                if let Some(complete) = self.neighbors.answer(worker, scan.found) {
+                    let snapshot = Arc::clone(self.state.snapshot());
+                    self.answering.run(move || {
+                        let list = neighbors::list(&snapshot, &complete.answers);
+                        answer(complete.reply, Ok(methods::value(&list)));
+                    });
+                }
+            }
             Reply::LastDrops(scan) => {
                 if let Some(complete) = self.last_drops.answer(worker, scan.found) {
                     let snapshot = self.state.snapshot();
@@ -399,7 +414,6 @@ impl Management {
             }
             Reply::Capturing(id) => self.capturing(id, now),
             Reply::Captured(tap) => self.captured(tap.id),
-            Reply::Neighbor(learned) => self.learned(worker, learned, now),
             Reply::ServerFailed(server) => {
                 let title = server_title(self.state.snapshot(), server);
                 self.notices
@@ -415,24 +429,6 @@ impl Management {
                 self.notices.warn(line, now);
             }
             Reply::Stopped => self.stopped[worker.ix()] = true,
-        }
-    }
-
-    /// Keeps what a worker learned and tells the others. What several workers
-    /// learn at once is told once.
-    fn learned(&mut self, from: WorkerIx, learned: Learned, now: Instant) {
-        let heard = Heard {
-            mac: learned.mac,
-            at: now,
-        };
-        let before = self.neighbors.insert((learned.port, learned.addr), heard);
-        if before.is_some_and(|before| before.mac == learned.mac && learned.mac.is_none()) {
-            return;
-        }
-        for (ix, worker) in self.workers.iter_mut().enumerate() {
-            if ix != from.ix() {
-                worker.send(Command::Neighbor(learned));
-            }
         }
     }
 
@@ -478,6 +474,16 @@ impl Management {
                     cursor: 0,
                     now: Millis(0),
                 })));
+            }
+        }
+        if let Some(Ask {
+            reply, deadline, ..
+        }) = self.neighbors.next()
+        {
+            self.neighbors.begin((), reply, deadline);
+            for worker in &mut self.workers {
+                let room = worker.stats().next_hops.room.get() as usize;
+                worker.send(Command::Neighbors(Box::new(NeighborScan::new(room))));
             }
         }
         if let Some(Ask {

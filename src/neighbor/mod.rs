@@ -5,40 +5,80 @@
 //! hash. What one worker learns the management core tells the others. May not
 //! allocate after construction, nor read a clock: time is an argument.
 //!
-//! A next hop in use is asked again, by unicast, before its address grows old,
-//! while packets still go to the known MAC: there is no gap. One that never
-//! answered is asked every [`RETRY_MS`], far below the second that a lost SYN
-//! would cost; its packets wait in a bounded queue.
+//! *Residents* are what the configuration names: servers and routers on the
+//! ports' networks. They have a third of the table to themselves, and another
+//! third is there for the case that all of them are replaced at once: those that
+//! went rest there until no connection has their index. *Guests* are all
+//! others: clients on the ports' networks, and whoever a stranger pretends to
+//! be. A guest that has not answered yet is one of a few, and the one that was
+//! made first goes first; one that has answered is replaced when nobody has sent
+//! to it for longest.
+//!
+//! Connections keep indexes, so a slot may be used again only when none has it
+//! any more. Only the index of a resident or of a known guest is kept
+//! ([`Neighbors::keep`]): a stranger that never answers leaves its slot at once.
+//! A kept slot is *condemned* first: it is found no more, and who sends to it is
+//! told to look again ([`Resolution::Stale`]). When the worker has walked all
+//! connections ([`Neighbors::start_walk`], [`Neighbors::end_walk`]), it is free.
+//! The fast path pays nothing for that.
+//!
+//! A next hop in use is asked again, by unicast and then by broadcast, before
+//! its address grows old, while packets still go to the known MAC: there is no
+//! gap. One that never answered is asked every [`RETRY_MS`], far below the second
+//! that a lost SYN would cost; its packets wait in a bounded queue. One that has
+//! failed is asked again as soon as somebody sends to it.
 #![deny(unsafe_code)]
 
-use arrayvec::ArrayVec;
-use hashbrown::HashTable;
+mod index;
+mod list;
+#[cfg(test)]
+mod tests;
+mod waiting;
 
 use crate::ids::{NeighborIx, PortIx};
 use crate::service::route::NextHop;
 use crate::time::Millis;
 use crate::wire::ethernet::MacAddr;
 
-/// A MAC address heard this recently needs no confirmation.
+use index::Index;
+use list::{Link, List, NIL, Through};
+use waiting::Waiting;
+pub use waiting::{Over, WAITING, WAITING_FOR_GUESTS, WAITING_PER_HOP, Wait};
+
+/// A resident that packets go to is confirmed when it was not heard for so long:
+/// for at most this time, and a few requests, a server's old MAC is used after
+/// it moved without a word.
+pub const RESIDENT_FRESH_MS: u64 = 5_000;
+/// The same of guests, and of residents that no packet goes to.
 pub const FRESH_MS: u64 = 30_000;
 /// Between two requests for the same next hop.
 pub const RETRY_MS: u64 = 100;
 /// Broadcast requests before an unknown next hop counts as unreachable.
 pub const RESOLVE_TRIES: u8 = 10;
-/// Unicast requests before a known next hop that falls silent is forgotten.
+/// The same for one that has failed before: its packets wait for less.
+pub const AGAIN_TRIES: u8 = 3;
+/// Requests before a known next hop that falls silent is forgotten; the first
+/// of them by unicast (RFC 1122 §2.3.2.1).
 pub const CONFIRM_TRIES: u8 = 10;
-/// An unreachable next hop is asked again at the first packet after this.
-pub const FAILED_MS: u64 = 1_000;
-/// Packets that may wait for one next hop.
-pub const WAITING_PER_HOP: u16 = 64;
-/// Packets that may wait in all.
-pub const WAITING: usize = 256;
-/// Next hops that are being asked at a time.
-const ASKING: usize = 128;
+/// How many of them are by unicast.
+pub const UNICAST_TRIES: u8 = 3;
+/// A next hop that was heard this recently is above doubt.
+pub const DOUBT_MS: u64 = 1_000;
+/// A guest that nobody has sent to for so long leaves.
+pub const GUEST_IDLE_MS: u64 = 300_000;
+/// Condemned slots wait so long for company before a walk is made for them, as
+/// long as there is room.
+const WALK_EVERY_MS: u64 = 1_000;
+/// Where there would not be room for all residents anew.
+const WALK_SOON_MS: u64 = 50;
+/// Guests at most that have not answered.
+const STRANGERS_MAX: usize = 1_024;
 
 /// What is known of a next hop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Condition {
+    /// Nobody has sent to it yet.
+    Unasked,
     /// The MAC address is known.
     Known,
     /// Asked, no answer yet.
@@ -47,8 +87,38 @@ pub enum Condition {
     Failed,
 }
 
-/// One next hop.
+impl Condition {
+    /// All, in the order of metrics and tables.
+    pub const ALL: [Self; 4] = [Self::Known, Self::Incomplete, Self::Failed, Self::Unasked];
+
+    /// As the admin interface and metrics say it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unasked => "unasked",
+            Self::Known => "known",
+            Self::Incomplete => "asking",
+            Self::Failed => "no answer",
+        }
+    }
+}
+
+/// What a slot is used for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Role {
+    Free,
+    /// Named by the configuration.
+    Resident,
+    /// On a port's network, and not known.
+    Stranger,
+    /// On a port's network, and known now or before.
+    Guest,
+    /// Connections may still have its index.
+    Condemned,
+}
+
+/// One next hop: what packets read of it is on one cache line.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
 pub struct Neighbor {
     /// Destination and source MAC, as they stand in the frame.
     pub l2: [u8; 12],
@@ -56,16 +126,49 @@ pub struct Neighbor {
     pub hop: NextHop,
     /// What is known.
     pub condition: Condition,
+    /// It did not answer the last time it was asked, or has not answered since.
+    pub silent: bool,
+    role: Role,
     /// A packet was sent to it since the last look.
     used: bool,
-    /// Being asked; listed in `asking`.
+    /// In the list of those being asked.
     asked: bool,
+    /// Connections may have its index.
+    kept: bool,
     tries: u8,
     waiting: u16,
-    /// When it last answered, was given up, or was created.
-    since: Millis,
-    /// When it is asked next; where it failed, from when on it may be.
+    links: [Link; 2],
+    chain: u16,
+    /// When it last answered.
+    heard: Millis,
+    /// When a packet was last sent to it, about.
+    used_at: Millis,
+    /// When it may be asked next.
     next_try: Millis,
+}
+
+const _: () = assert!(size_of::<Neighbor>() == 64);
+
+impl Neighbor {
+    /// The configuration names it.
+    pub fn is_resident(&self) -> bool {
+        self.role == Role::Resident
+    }
+
+    /// Its MAC address, where it is known.
+    pub fn mac(&self) -> Option<MacAddr> {
+        let mac = self.l2.first_chunk().copied().map(MacAddr);
+        mac.filter(|_| self.condition == Condition::Known)
+    }
+
+    /// Milliseconds since it last answered; `None`: never.
+    pub fn heard_ms_ago(&self, now: Millis) -> Option<u64> {
+        (self.l2 != [0; 12]).then(|| now.since(self.heard))
+    }
+
+    fn is_listed(&self) -> bool {
+        matches!(self.role, Role::Resident | Role::Stranger | Role::Guest)
+    }
 }
 
 /// What to do with a packet for a next hop.
@@ -76,24 +179,54 @@ pub enum Resolution {
     Send([u8; 12], PortIx),
     /// Let it wait.
     Wait,
-    /// The next hop does not answer.
-    Unreachable,
+    /// The index is no longer good: look the next hop up again.
+    Stale,
 }
 
-/// An ARP request that is due.
+/// What is due of a next hop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Request {
-    /// Whom to ask for, and where.
-    pub hop: NextHop,
-    /// The MAC to ask at: the known one, or broadcast.
-    pub to: MacAddr,
+pub enum Due {
+    /// An ARP request for it, to the known MAC or to broadcast.
+    Ask(NextHop, MacAddr),
+    /// It has not answered. True where the configuration names it.
+    Lost(NextHop, bool),
 }
 
-/// A packet that waits.
-#[derive(Debug)]
-struct Waiting<B> {
-    neighbor: NeighborIx,
-    packet: B,
+/// What an address that was heard means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Heard {
+    /// Nobody here asked for it.
+    Unknown,
+    /// Known already.
+    Same,
+    /// Another MAC, or one that needed confirmation.
+    News,
+    /// News of a resident that had not answered before.
+    Returned,
+}
+
+/// How many next hops there are, each time the walk of [`Neighbors::age`] has
+/// seen them all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// By condition, in the order of [`Condition::ALL`].
+    pub residents: [u32; 4],
+    /// The same.
+    pub guests: [u32; 4],
+}
+
+impl Counts {
+    fn note(&mut self, neighbor: &Neighbor) {
+        let counts = match neighbor.role {
+            Role::Resident => &mut self.residents,
+            Role::Stranger | Role::Guest => &mut self.guests,
+            Role::Free | Role::Condemned => return,
+        };
+        let at = Condition::ALL
+            .iter()
+            .position(|condition| *condition == neighbor.condition);
+        counts[at.unwrap_or(0)] += 1;
+    }
 }
 
 /// The table.
@@ -101,31 +234,68 @@ struct Waiting<B> {
 pub struct Neighbors<B> {
     table: Vec<Neighbor>,
     capacity: usize,
-    index: HashTable<u16>,
-    waiting: ArrayVec<Waiting<B>, WAITING>,
-    asking: ArrayVec<NeighborIx, ASKING>,
+    index: Index,
+    waiting: Waiting<B>,
+    /// Being asked, by when they are asked next: all are asked at one pace.
+    asking: List,
+    /// Slots that were used before.
+    free: List,
+    /// Guests that have not answered, in the order they were made.
+    strangers: List,
+    /// Guests that have answered, the one unused for longest first.
+    guests: List,
+    /// Condemned since the walk over the connections began.
+    condemned: List,
+    /// Condemned before it began.
+    walked: List,
+    walking: bool,
+    walk_ended: Millis,
+    residents: usize,
+    /// A resident found no slot.
+    unplaced: bool,
+    /// Guests that had to make way for others.
+    replaced: u64,
     /// Where the ageing walk is.
     cursor: usize,
+    lap: Counts,
+    counts: Counts,
 }
 
-fn hash(hop: NextHop) -> u64 {
-    // On-link addresses only: nobody chooses them freely, so a multiply does.
-    (u64::from(u32::from(hop.addr)) << 8 | u64::from(hop.port.0))
-        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+/// Next hops that the configuration may name, of a table with room for so many.
+pub const fn room_for_residents(capacity: usize) -> usize {
+    capacity / 3
 }
 
 impl<B> Neighbors<B> {
     /// An empty table for at most `capacity` next hops.
     pub fn new(capacity: usize) -> Self {
-        let capacity = capacity.min(usize::from(u16::MAX - 1));
+        let capacity = capacity.min(usize::from(NIL));
         Self {
             table: Vec::with_capacity(capacity),
             capacity,
-            index: HashTable::with_capacity(capacity),
-            waiting: ArrayVec::new(),
-            asking: ArrayVec::new(),
+            index: Index::new(capacity),
+            waiting: Waiting::new(),
+            asking: List::new(Through::Ask),
+            free: List::new(Through::Place),
+            strangers: List::new(Through::Place),
+            guests: List::new(Through::Place),
+            condemned: List::new(Through::Place),
+            walked: List::new(Through::Place),
+            walking: false,
+            walk_ended: Millis(0),
+            residents: 0,
+            // Until they are named for the first time.
+            unplaced: true,
+            replaced: 0,
             cursor: 0,
+            lap: Counts::default(),
+            counts: Counts::default(),
         }
+    }
+
+    /// Next hops there is room for.
+    pub fn capacity(&self) -> usize {
+        self.capacity
     }
 
     /// Number of packets that wait.
@@ -133,44 +303,224 @@ impl<B> Neighbors<B> {
         self.waiting.len()
     }
 
-    fn find(&self, hop: NextHop) -> Option<NeighborIx> {
-        let table = &self.table;
-        self.index
-            .find(hash(hop), |&ix| table[usize::from(ix)].hop == hop)
-            .map(|&ix| NeighborIx(ix))
+    /// Guests that had to make way for others so far.
+    pub fn replaced(&self) -> u64 {
+        self.replaced
     }
 
-    /// The next hop's index, made if need be; `None` when the table is full.
+    /// How many there are.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    fn strangers_max(&self) -> usize {
+        (self.capacity / 8).clamp(1, STRANGERS_MAX)
+    }
+
+    fn guests_max(&self) -> usize {
+        let others = 2 * room_for_residents(self.capacity) + self.strangers_max();
+        self.capacity.saturating_sub(others).max(1)
+    }
+
+    fn find(&self, hop: NextHop) -> Option<u16> {
+        self.index.find(&self.table, hop)
+    }
+
+    /// The next hop's index; it becomes a guest where it is none. `None` where
+    /// there is no room for one.
     pub fn index_of(&mut self, hop: NextHop, now: Millis) -> Option<NeighborIx> {
         if let Some(found) = self.find(hop) {
-            return Some(found);
+            return Some(NeighborIx(found));
         }
-        if self.table.len() == self.capacity {
-            return None;
+        if self.strangers.len() >= self.strangers_max() {
+            self.displace();
         }
-        let ix = self.table.len() as u16;
-        self.table.push(Neighbor {
+        let reserved = room_for_residents(self.capacity).saturating_sub(self.residents);
+        if self.unused() <= reserved {
+            self.displace();
+            if self.unused() <= reserved {
+                return None;
+            }
+        }
+        let ix = self.take_slot(hop, now)?;
+        self.table[usize::from(ix)].role = Role::Stranger;
+        self.strangers.push_back(&mut self.table, ix);
+        Some(NeighborIx(ix))
+    }
+
+    /// Slots that are free.
+    fn unused(&self) -> usize {
+        self.free.len() + (self.capacity - self.table.len())
+    }
+
+    fn take_slot(&mut self, hop: NextHop, now: Millis) -> Option<u16> {
+        let fresh = Neighbor {
             l2: [0; 12],
             hop,
-            condition: Condition::Failed,
+            condition: Condition::Unasked,
+            silent: false,
+            role: Role::Free,
             used: false,
             asked: false,
+            kept: false,
             tries: 0,
             waiting: 0,
-            since: now,
+            links: [Link::NONE; 2],
+            chain: NIL,
+            heard: now,
+            used_at: now,
             next_try: now,
-        });
-        let table = &self.table;
-        self.index
-            .insert_unique(hash(hop), ix, |&ix| hash(table[usize::from(ix)].hop));
-        Some(NeighborIx(ix))
+        };
+        let ix = match self.free.pop_front(&mut self.table) {
+            Some(ix) => {
+                self.table[usize::from(ix)] = fresh;
+                ix
+            }
+            None if self.table.len() < self.capacity => {
+                self.table.push(fresh);
+                (self.table.len() - 1) as u16
+            }
+            None => return None,
+        };
+        self.index.insert(&mut self.table, ix);
+        Some(ix)
+    }
+
+    /// Whether a connection may keep this index. It may as long as the slot is
+    /// this next hop's for certain.
+    pub fn keep(&mut self, ix: NeighborIx) -> bool {
+        let Some(neighbor) = self.table.get_mut(ix.ix()) else {
+            return false;
+        };
+        let keeps = match neighbor.role {
+            Role::Resident => true,
+            Role::Guest => neighbor.condition == Condition::Known,
+            Role::Free | Role::Stranger | Role::Condemned => false,
+        };
+        neighbor.kept |= keeps;
+        keeps
+    }
+
+    /// The stranger that was made first makes way.
+    fn displace(&mut self) {
+        if let Some(ix) = self.strangers.first() {
+            self.replaced += 1;
+            self.give_stranger_up(ix);
+        }
+    }
+
+    /// A stranger did not answer, or not in time.
+    fn give_stranger_up(&mut self, ix: u16) {
+        self.stop_asking(ix);
+        self.strangers.remove(&mut self.table, ix);
+        self.waiting.forsake(&mut self.table, NeighborIx(ix));
+        self.leave(ix);
+    }
+
+    /// A slot that is in no list any more is free now, or condemned.
+    fn leave(&mut self, ix: u16) {
+        self.index.remove(&mut self.table, ix);
+        let neighbor = &mut self.table[usize::from(ix)];
+        neighbor.condition = Condition::Failed;
+        if neighbor.kept {
+            neighbor.role = Role::Condemned;
+            self.condemned.push_back(&mut self.table, ix);
+        } else {
+            neighbor.role = Role::Free;
+            self.free.push_back(&mut self.table, ix);
+        }
+    }
+
+    fn stop_asking(&mut self, ix: u16) {
+        let neighbor = &mut self.table[usize::from(ix)];
+        if neighbor.asked {
+            neighbor.asked = false;
+            self.asking.remove(&mut self.table, ix);
+        }
+    }
+
+    /// A guest has answered. The one that was not used for longest makes way
+    /// where there are too many.
+    fn settle(&mut self, ix: u16) {
+        self.table[usize::from(ix)].role = Role::Guest;
+        self.guests.push_back(&mut self.table, ix);
+        if self.guests.len() > self.guests_max()
+            && let Some(oldest) = self.guests.first()
+        {
+            self.replaced += 1;
+            self.dismiss(oldest);
+        }
+    }
+
+    fn dismiss(&mut self, guest: u16) {
+        self.stop_asking(guest);
+        self.guests.remove(&mut self.table, guest);
+        self.waiting.forsake(&mut self.table, NeighborIx(guest));
+        self.leave(guest);
+    }
+
+    /// The configuration names other next hops now. Both lists are in order and
+    /// name each once.
+    pub fn adopt(&mut self, old: &[NextHop], new: &[NextHop], now: Millis) {
+        if old != new {
+            for hop in old {
+                if new.binary_search(hop).is_err() {
+                    self.demote(*hop, now);
+                }
+            }
+        }
+        if old == new && !self.unplaced {
+            return;
+        }
+        self.unplaced = false;
+        for hop in new {
+            self.promote(*hop, now);
+        }
+    }
+
+    fn promote(&mut self, hop: NextHop, now: Millis) {
+        let ix = match self.find(hop) {
+            Some(ix) => ix,
+            None => {
+                let Some(ix) = self.take_slot(hop, now) else {
+                    self.unplaced = true;
+                    return;
+                };
+                ix
+            }
+        };
+        match self.table[usize::from(ix)].role {
+            Role::Resident => return,
+            Role::Stranger => self.strangers.remove(&mut self.table, ix),
+            Role::Guest => self.guests.remove(&mut self.table, ix),
+            Role::Free | Role::Condemned => {}
+        }
+        self.table[usize::from(ix)].role = Role::Resident;
+        self.residents += 1;
+    }
+
+    fn demote(&mut self, hop: NextHop, now: Millis) {
+        let Some(ix) = self.find(hop) else { return };
+        let neighbor = &mut self.table[usize::from(ix)];
+        if neighbor.role != Role::Resident {
+            return;
+        }
+        self.residents -= 1;
+        if neighbor.condition == Condition::Known {
+            neighbor.used_at = now;
+            return self.settle(ix);
+        }
+        // Whoever still sends to it makes it a guest.
+        self.stop_asking(ix);
+        self.waiting.forsake(&mut self.table, NeighborIx(ix));
+        self.leave(ix);
     }
 
     /// How a packet gets to a next hop; starts asking for one that is unknown.
     #[inline]
     pub fn resolve(&mut self, ix: NeighborIx, now: Millis) -> Resolution {
         let Some(neighbor) = self.table.get_mut(ix.ix()) else {
-            return Resolution::Unreachable;
+            return Resolution::Stale;
         };
         if neighbor.condition == Condition::Known {
             if !neighbor.used {
@@ -182,263 +532,279 @@ impl<B> Neighbors<B> {
     }
 
     #[cold]
+    #[inline(never)]
     fn ask_unknown(&mut self, ix: NeighborIx, now: Millis) -> Resolution {
         let neighbor = &mut self.table[ix.ix()];
-        if neighbor.condition == Condition::Incomplete {
-            return Resolution::Wait;
-        }
-        if !now.reached(neighbor.next_try) || self.asking.is_full() {
-            return Resolution::Unreachable;
+        neighbor.used = true;
+        match (neighbor.role, neighbor.condition) {
+            (Role::Free | Role::Condemned, _) => return Resolution::Stale,
+            (_, Condition::Incomplete) => return Resolution::Wait,
+            _ => {}
         }
         neighbor.condition = Condition::Incomplete;
-        neighbor.asked = true;
-        neighbor.tries = 0;
-        neighbor.next_try = now;
-        self.asking.push(ix);
+        let tries = if neighbor.silent {
+            RESOLVE_TRIES - AGAIN_TRIES
+        } else {
+            0
+        };
+        self.ask(ix.0, tries, now);
         Resolution::Wait
     }
 
-    /// Lets a packet wait; gives it back where the queue is full.
-    pub fn wait(&mut self, ix: NeighborIx, packet: B) -> Result<(), B> {
-        let Some(neighbor) = self.table.get_mut(ix.ix()) else {
-            return Err(packet);
-        };
-        if neighbor.waiting == WAITING_PER_HOP || self.waiting.is_full() {
-            return Err(packet);
+    /// Asks at once, unless it was asked a moment ago.
+    fn ask(&mut self, ix: u16, tries: u8, now: Millis) {
+        self.stop_asking(ix);
+        let neighbor = &mut self.table[usize::from(ix)];
+        neighbor.asked = true;
+        neighbor.tries = tries;
+        if now.reached(neighbor.next_try) {
+            neighbor.next_try = now;
+            self.asking.push_front(&mut self.table, ix);
+        } else {
+            neighbor.next_try = now.plus(RETRY_MS);
+            self.asking.push_back(&mut self.table, ix);
         }
-        neighbor.waiting += 1;
-        self.waiting.push(Waiting {
-            neighbor: ix,
-            packet,
-        });
-        Ok(())
     }
 
-    /// Takes a packet, oldest first, whose next hop is `condition`.
-    pub fn take_waiting(&mut self, condition: Condition) -> Option<(NeighborIx, B)> {
-        let table = &self.table;
-        let position = self
-            .waiting
-            .iter()
-            .position(|waiting| table[waiting.neighbor.ix()].condition == condition)?;
-        let taken = self.waiting.remove(position);
-        self.table[taken.neighbor.ix()].waiting -= 1;
-        Some((taken.neighbor, taken.packet))
+    /// Somebody who should have been answered through this next hop was not: its
+    /// MAC may be another's by now. It is asked by broadcast at once, while
+    /// packets still go to the known MAC. Cheap to call for each lost answer.
+    pub fn doubt(&mut self, ix: NeighborIx, now: Millis) {
+        let Some(neighbor) = self.table.get_mut(ix.ix()) else {
+            return;
+        };
+        if neighbor.condition != Condition::Known || now.since(neighbor.heard) < DOUBT_MS {
+            return;
+        }
+        if neighbor.asked {
+            neighbor.tries = neighbor.tries.max(UNICAST_TRIES);
+            return;
+        }
+        self.ask(ix.0, UNICAST_TRIES, now);
+    }
+
+    /// Lets a packet wait.
+    pub fn wait(&mut self, ix: NeighborIx, packet: B) -> Wait<B> {
+        let Some(neighbor) = self.table.get(ix.ix()) else {
+            return Wait::NoRoom(packet);
+        };
+        let guest = neighbor.role != Role::Resident;
+        self.waiting.push(&mut self.table, ix, guest, packet)
+    }
+
+    /// Takes a packet, oldest first, that need not wait any longer.
+    pub fn take_waiting(&mut self) -> Option<(Over, B)> {
+        self.waiting.pop(&mut self.table)
     }
 
     /// An address was heard. Only next hops we know of are taken, so that a
-    /// stranger's announcements can't fill the table. True where it is news:
-    /// another MAC, or one that needed confirmation.
-    pub fn learn(&mut self, hop: NextHop, mac: MacAddr, own: MacAddr, now: Millis) -> bool {
+    /// stranger's announcements can't fill the table.
+    pub fn learn(&mut self, hop: NextHop, mac: MacAddr, own: MacAddr, now: Millis) -> Heard {
         let Some(ix) = self.find(hop) else {
-            return false;
+            return Heard::Unknown;
         };
-        let neighbor = &mut self.table[ix.ix()];
+        let neighbor = &mut self.table[usize::from(ix)];
         let mut l2 = [0; 12];
         l2[..6].copy_from_slice(&mac.0);
         l2[6..].copy_from_slice(&own.0);
+        let fresh = Self::fresh_ms(neighbor);
         let news = neighbor.condition != Condition::Known
             || neighbor.l2 != l2
             || neighbor.asked
-            || now.since(neighbor.since) >= FRESH_MS / 2;
+            || now.since(neighbor.heard) >= fresh / 2;
+        let returned = neighbor.silent && neighbor.role == Role::Resident;
         neighbor.l2 = l2;
         neighbor.condition = Condition::Known;
-        neighbor.since = now;
+        neighbor.silent = false;
+        neighbor.heard = now;
         neighbor.tries = 0;
-        if neighbor.asked {
-            neighbor.asked = false;
-            self.asking.retain(|asked| *asked != ix);
+        neighbor.next_try = now;
+        self.waiting.settled(neighbor);
+        let stranger = neighbor.role == Role::Stranger;
+        self.stop_asking(ix);
+        if stranger {
+            self.strangers.remove(&mut self.table, ix);
+            self.table[usize::from(ix)].used_at = now;
+            self.settle(ix);
         }
-        news
+        match (returned, news) {
+            (true, _) => Heard::Returned,
+            (false, true) => Heard::News,
+            (false, false) => Heard::Same,
+        }
     }
 
-    /// The next ARP request that is due. Call until `None`, about once a
-    /// millisecond: each call costs a walk over those being asked.
-    pub fn due(&mut self, now: Millis) -> Option<Request> {
-        let mut position = 0;
-        while position < self.asking.len() {
-            let ix = self.asking[position];
-            let neighbor = &mut self.table[ix.ix()];
-            if !now.reached(neighbor.next_try) {
-                position += 1;
-                continue;
-            }
-            let known = neighbor.condition == Condition::Known;
-            let tries = if known { CONFIRM_TRIES } else { RESOLVE_TRIES };
-            if neighbor.tries == tries {
-                neighbor.condition = Condition::Failed;
-                neighbor.asked = false;
-                neighbor.since = now;
-                neighbor.next_try = now.plus(FAILED_MS);
-                self.asking.swap_remove(position);
-                continue;
-            }
-            neighbor.tries += 1;
-            neighbor.next_try = now.plus(RETRY_MS);
-            let mut mac = [0xff; 6];
-            if known {
-                mac.copy_from_slice(&neighbor.l2[..6]);
-            }
-            return Some(Request {
-                hop: neighbor.hop,
-                to: MacAddr(mac),
-            });
+    /// What is due next. Call until `None`, a bounded number of times, about
+    /// once a millisecond.
+    pub fn due(&mut self, now: Millis) -> Option<Due> {
+        let ix = self.asking.first()?;
+        let neighbor = &mut self.table[usize::from(ix)];
+        if !now.reached(neighbor.next_try) {
+            return None;
         }
-        None
+        let known = neighbor.condition == Condition::Known;
+        let tries = if known { CONFIRM_TRIES } else { RESOLVE_TRIES };
+        if neighbor.tries >= tries {
+            return Some(self.lose(ix));
+        }
+        let mut mac = [0xff; 6];
+        if known && neighbor.tries < UNICAST_TRIES {
+            mac.copy_from_slice(&neighbor.l2[..6]);
+        }
+        neighbor.tries += 1;
+        neighbor.next_try = now.plus(RETRY_MS);
+        let hop = neighbor.hop;
+        self.asking.remove(&mut self.table, ix);
+        self.asking.push_back(&mut self.table, ix);
+        Some(Due::Ask(hop, MacAddr(mac)))
     }
 
-    /// Looks at up to `budget` next hops for ones that grow old: those in use
-    /// are asked again, those not in use are forgotten once they are old.
+    fn lose(&mut self, ix: u16) -> Due {
+        self.stop_asking(ix);
+        let neighbor = &mut self.table[usize::from(ix)];
+        let (hop, role) = (neighbor.hop, neighbor.role);
+        let first = !neighbor.silent;
+        neighbor.condition = Condition::Failed;
+        neighbor.silent = true;
+        self.waiting.settled(neighbor);
+        match role {
+            Role::Stranger if neighbor.waiting == 0 => self.give_stranger_up(ix),
+            // Its packets are still to be given up for this reason.
+            Role::Stranger => {}
+            // Nobody is there any more: it makes way before all others.
+            Role::Guest => {
+                self.guests.remove(&mut self.table, ix);
+                self.guests.push_front(&mut self.table, ix);
+            }
+            Role::Resident | Role::Free | Role::Condemned => {}
+        }
+        Due::Lost(hop, role == Role::Resident && first)
+    }
+
+    fn fresh_ms(neighbor: &Neighbor) -> u64 {
+        match neighbor.role {
+            Role::Resident => RESIDENT_FRESH_MS,
+            _ => FRESH_MS,
+        }
+    }
+
+    /// Looks at up to `budget` next hops for ones that grow old: those in use,
+    /// and residents, are asked again; guests not in use leave.
     pub fn age(&mut self, now: Millis, budget: usize) {
         for _ in 0..budget.min(self.table.len()) {
             if self.cursor >= self.table.len() {
                 self.cursor = 0;
+                self.counts = std::mem::take(&mut self.lap);
             }
-            let ix = NeighborIx(self.cursor as u16);
-            let neighbor = &mut self.table[self.cursor];
+            let ix = self.cursor as u16;
             self.cursor += 1;
-            if neighbor.condition != Condition::Known
-                || neighbor.asked
-                || now.since(neighbor.since) < FRESH_MS
-            {
-                continue;
-            }
-            if neighbor.used && !self.asking.is_full() {
-                neighbor.used = false;
-                neighbor.asked = true;
-                neighbor.tries = 0;
-                neighbor.next_try = now;
-                self.asking.push(ix);
-            } else if now.since(neighbor.since) >= 10 * FRESH_MS {
-                neighbor.condition = Condition::Failed;
-                neighbor.since = now;
-                neighbor.next_try = now;
-            }
+            self.lap.note(&self.table[usize::from(ix)]);
+            self.age_one(ix, now);
         }
     }
 
-    /// What is known of a next hop, if it was ever asked for.
+    fn age_one(&mut self, ix: u16, now: Millis) {
+        let neighbor = &mut self.table[usize::from(ix)];
+        let used = std::mem::take(&mut neighbor.used);
+        if used {
+            neighbor.used_at = now;
+        }
+        let (role, condition) = (neighbor.role, neighbor.condition);
+        match role {
+            Role::Free | Role::Condemned => return,
+            Role::Stranger => {
+                // Given up, and its packets are gone by now.
+                if condition == Condition::Failed && neighbor.waiting == 0 {
+                    self.give_stranger_up(ix);
+                }
+                return;
+            }
+            Role::Guest => {
+                if now.since(neighbor.used_at) >= GUEST_IDLE_MS {
+                    return self.dismiss(ix);
+                }
+                if used && condition == Condition::Known {
+                    self.guests.remove(&mut self.table, ix);
+                    self.guests.push_back(&mut self.table, ix);
+                }
+            }
+            Role::Resident => {}
+        }
+        let neighbor = &self.table[usize::from(ix)];
+        if condition != Condition::Known || neighbor.asked {
+            return;
+        }
+        let age = now.since(neighbor.heard);
+        let idle = now.since(neighbor.used_at);
+        let busy = idle < FRESH_MS && age >= Self::fresh_ms(neighbor);
+        if busy || (role == Role::Resident && age >= FRESH_MS) {
+            self.ask(ix, 0, now);
+        }
+    }
+
+    /// Whether the connections are to be walked over now for condemned slots;
+    /// the worker then does so, and says when it is through. Connections with an
+    /// index that is not [`Neighbors::is_good`] look their next hop up again.
+    pub fn start_walk(&mut self, now: Millis) -> bool {
+        if self.walking || self.condemned.is_empty() {
+            return false;
+        }
+        let reserved = room_for_residents(self.capacity).saturating_sub(self.residents);
+        let unused = self.unused().saturating_sub(reserved);
+        let every = if self.unplaced || unused < self.capacity / 16 {
+            0
+        } else if unused < room_for_residents(self.capacity) {
+            WALK_SOON_MS
+        } else {
+            WALK_EVERY_MS
+        };
+        if now.since(self.walk_ended) < every {
+            return false;
+        }
+        self.walking = true;
+        std::mem::swap(&mut self.condemned, &mut self.walked);
+        true
+    }
+
+    /// All connections were walked over since [`Neighbors::start_walk`]. True
+    /// where residents still want a place: see [`Neighbors::adopt`].
+    pub fn end_walk(&mut self, now: Millis) -> bool {
+        while let Some(ix) = self.walked.pop_front(&mut self.table) {
+            self.table[usize::from(ix)].role = Role::Free;
+            self.free.push_back(&mut self.table, ix);
+        }
+        self.walking = false;
+        self.walk_ended = now;
+        self.unplaced
+    }
+
+    /// Whether a connection may go on with this index.
+    #[inline(always)]
+    pub fn is_good(&self, ix: NeighborIx) -> bool {
+        self.table
+            .get(ix.ix())
+            .is_some_and(|neighbor| neighbor.is_listed())
+    }
+
+    /// The port that a next hop is on, as long as any connection has its index.
+    pub fn port_of(&self, ix: NeighborIx) -> Option<PortIx> {
+        self.table.get(ix.ix()).map(|neighbor| neighbor.hop.port)
+    }
+
+    /// What is known of a next hop, if there is an entry for it.
     pub fn known(&self, hop: NextHop) -> Option<&Neighbor> {
-        self.hop(self.find(hop)?)
+        self.hop(NeighborIx(self.find(hop)?))
     }
 
     /// What is known of a next hop.
     pub fn hop(&self, ix: NeighborIx) -> Option<&Neighbor> {
-        self.table.get(ix.ix())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HOP: NextHop = NextHop {
-        port: PortIx(0),
-        addr: std::net::Ipv4Addr::new(10, 0, 0, 1),
-    };
-    const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
-    const OWN: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
-
-    fn table() -> (Neighbors<u32>, NeighborIx) {
-        let mut table = Neighbors::new(4);
-        let ix = table.index_of(HOP, Millis(0)).expect("room");
-        (table, ix)
+        self.table
+            .get(ix.ix())
+            .filter(|neighbor| neighbor.is_listed())
     }
 
-    #[test]
-    fn an_unknown_next_hop_is_asked_at_once_and_holds_packets() {
-        let (mut table, ix) = table();
-        assert_eq!(table.resolve(ix, Millis(0)), Resolution::Wait);
-        table.wait(ix, 7).expect("room");
-        let request = table.due(Millis(0)).expect("a request at once");
-        assert_eq!(request.to, MacAddr::BROADCAST);
-        assert_eq!(table.due(Millis(50)), None);
-        assert!(table.due(Millis(RETRY_MS)).is_some());
-        assert!(table.learn(HOP, MAC, OWN, Millis(120)));
-        assert_eq!(table.take_waiting(Condition::Known), Some((ix, 7)));
-        assert_eq!(table.take_waiting(Condition::Known), None);
-        let Resolution::Send(l2, port) = table.resolve(ix, Millis(121)) else {
-            panic!("known")
-        };
-        assert_eq!(
-            (l2, port),
-            ([2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 9], PortIx(0))
-        );
-        assert_eq!(table.due(Millis(10_000)), None);
-    }
-
-    #[test]
-    fn one_that_never_answers_fails_and_is_asked_again_later() {
-        let (mut table, ix) = table();
-        assert_eq!(table.resolve(ix, Millis(0)), Resolution::Wait);
-        table.wait(ix, 7).expect("room");
-        let mut now = Millis(0);
-        for _ in 0..RESOLVE_TRIES {
-            assert!(table.due(now).is_some());
-            now = now.plus(RETRY_MS);
-        }
-        assert_eq!(table.due(now), None);
-        assert_eq!(table.take_waiting(Condition::Failed), Some((ix, 7)));
-        assert_eq!(table.resolve(ix, now), Resolution::Unreachable);
-        assert_eq!(table.resolve(ix, now.plus(FAILED_MS)), Resolution::Wait);
-    }
-
-    #[test]
-    fn one_in_use_is_confirmed_without_a_gap() {
-        let (mut table, ix) = table();
-        let _ = table.resolve(ix, Millis(0));
-        table.learn(HOP, MAC, OWN, Millis(1));
-        assert!(matches!(table.resolve(ix, Millis(2)), Resolution::Send(..)));
-        table.age(Millis(FRESH_MS + 1), 8);
-        let request = table.due(Millis(FRESH_MS + 1)).expect("a confirmation");
-        assert_eq!(request.to, MAC);
-        assert!(matches!(
-            table.resolve(ix, Millis(FRESH_MS + 2)),
-            Resolution::Send(..)
-        ));
-        assert!(table.learn(HOP, MAC, OWN, Millis(FRESH_MS + 3)));
-        table.age(Millis(FRESH_MS + 4), 8);
-        assert_eq!(table.due(Millis(FRESH_MS + 200)), None);
-    }
-
-    #[test]
-    fn one_that_falls_silent_is_forgotten_after_its_tries() {
-        let (mut table, ix) = table();
-        let _ = table.resolve(ix, Millis(0));
-        table.learn(HOP, MAC, OWN, Millis(1));
-        let _ = table.resolve(ix, Millis(2));
-        let mut now = Millis(FRESH_MS + 1);
-        table.age(now, 8);
-        for _ in 0..CONFIRM_TRIES {
-            assert!(table.due(now).is_some());
-            assert!(matches!(table.resolve(ix, now), Resolution::Send(..)));
-            now = now.plus(RETRY_MS);
-        }
-        assert_eq!(table.due(now), None);
-        assert_eq!(table.hop(ix).expect("there").condition, Condition::Failed);
-    }
-
-    #[test]
-    fn strangers_are_not_learned_and_queues_are_bounded() {
-        let (mut table, ix) = table();
-        let stranger = NextHop {
-            addr: std::net::Ipv4Addr::new(10, 0, 0, 2),
-            ..HOP
-        };
-        assert!(!table.learn(stranger, MAC, OWN, Millis(0)));
-        for packet in 0..u32::from(WAITING_PER_HOP) {
-            table.wait(ix, packet).expect("room");
-        }
-        assert_eq!(table.wait(ix, 99), Err(99));
-        for last in 3..=5 {
-            let _ = table.index_of(
-                NextHop {
-                    addr: std::net::Ipv4Addr::new(10, 0, 0, last),
-                    ..HOP
-                },
-                Millis(0),
-            );
-        }
-        assert_eq!(table.index_of(stranger, Millis(0)), None);
+    /// Slots that [`Neighbors::hop`] may find something in.
+    pub fn slots_end(&self) -> usize {
+        self.table.len()
     }
 }

@@ -19,7 +19,7 @@ pub struct Route {
 }
 
 /// Where a packet goes next.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct NextHop {
     /// The egress port.
     pub port: PortIx,
@@ -47,6 +47,16 @@ impl Routes {
                 port: route.port,
                 addr: route.via.unwrap_or(destination),
             })
+    }
+
+    /// The routers, by route: one may be there several times.
+    pub fn routers(&self) -> impl Iterator<Item = NextHop> {
+        self.0.iter().filter_map(|route| {
+            Some(NextHop {
+                port: route.port,
+                addr: route.via?,
+            })
+        })
     }
 
     /// The routes, longest prefix first.

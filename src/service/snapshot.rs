@@ -11,7 +11,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use ipnet::Ipv4Net;
 
-use super::route::Routes;
+use super::route::{NextHop, Routes};
 use super::schedule::Plan;
 use crate::conntrack::timeouts::Timeouts;
 use crate::ids::{PortIx, ServerIx, ServiceIx, SetIx};
@@ -212,11 +212,25 @@ pub struct Snapshot {
     kernels: ConfigMap<()>,
     /// The keys of `addresses`, in order.
     announced: Box<[Ipv4Addr]>,
+    /// See [`Snapshot::next_hops`].
+    next_hops: Box<[NextHop]>,
     service_index: ConfigMap<ServiceIx>,
 }
 
 fn service_key(vip: Ipv4Addr, port: u16, protocol: u8) -> u64 {
     u64::from(u32::from(vip)) << 32 | u64::from(port) << 8 | u64::from(protocol)
+}
+
+fn next_hops(routes: &Routes, servers: &[Option<Server>]) -> Box<[NextHop]> {
+    let to_servers = servers
+        .iter()
+        .flatten()
+        .filter(|server| server.state != ServerState::Removed)
+        .filter_map(|server| routes.lookup(server.addr));
+    let mut hops: Vec<_> = routes.routers().chain(to_servers).collect();
+    hops.sort_unstable();
+    hops.dedup();
+    hops.into()
 }
 
 /// What a snapshot is made of; see the fields of [`Snapshot`].
@@ -271,6 +285,7 @@ impl Snapshot {
         announced.sort_unstable();
         Self {
             announced: announced.into(),
+            next_hops: next_hops(&parts.routes, &parts.servers),
             generation: parts.generation,
             route_generation: parts.route_generation,
             losses: parts.losses,
@@ -295,6 +310,12 @@ impl Snapshot {
     /// All addresses that are ours.
     pub fn announced(&self) -> &[Ipv4Addr] {
         &self.announced
+    }
+
+    /// The next hops that the configuration names, in order: routers, and
+    /// servers on the ports' networks.
+    pub fn next_hops(&self) -> &[NextHop] {
+        &self.next_hops
     }
 
     /// Whether one of the port's networks holds `address`.

@@ -52,6 +52,12 @@ drop_reasons! {
     ArpNotForUs = "arp-not-for-us":
         "The ARP packet asks for or announces an address that is none of ours.",
         "Normal broadcast chatter.";
+    ArpSender = "arp-sender":
+        "The ARP packet's sender has a MAC or IP address that can't be a host's.",
+        "Look for a faulty or hostile host on the port's segment.";
+    ArpClaim = "arp-claim":
+        "The ARP packet comes from one of our addresses; where another machine sent it, see `address-claimed`.",
+        "Find the machine that uses the address (the log names its MAC), and give it another.";
     Ipv4Malformed = "ipv4-malformed":
         "The IPv4 header is truncated, or its lengths contradict each other.",
         "Look for a faulty or hostile sender.";

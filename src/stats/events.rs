@@ -82,6 +82,12 @@ events! {
         "ARP requests sent.";
     ArpReplies = "arp-replies":
         "ARP replies sent.";
+    AddressClaimed = "address-claimed":
+        "ARP packets of another machine that claims one of our addresses.";
+    Announced = "announced":
+        "Gratuitous ARP packets sent.";
+    GuestReplaced = "guest-replaced":
+        "Clients on the ports' networks whose place in the neighbour table another one took.";
     NeighborHeld = "neighbor-held":
         "Packets that waited for a next hop and were sent.";
     Fragmented = "fragments-forwarded":

@@ -179,6 +179,31 @@ impl ServiceCounters {
     }
 }
 
+/// Gauges: next hops of one kind, by condition, in the order of
+/// [`Condition::ALL`](crate::neighbor::Condition::ALL).
+#[derive(Debug, Default)]
+pub struct ByCondition(pub [Counter; 4]);
+
+impl ByCondition {
+    /// Sets all of them.
+    pub fn set(&self, counts: &[u32; 4]) {
+        for (counter, count) in self.0.iter().zip(counts) {
+            counter.set(u64::from(*count));
+        }
+    }
+}
+
+/// One worker's next hops.
+#[derive(Debug, Default)]
+pub struct NextHopCounters {
+    /// Those that the configuration names.
+    pub residents: ByCondition,
+    /// All others.
+    pub guests: ByCondition,
+    /// Gauge: how many there is room for.
+    pub room: Counter,
+}
+
 /// All counters of one worker, on cache lines of their own: those of several
 /// workers lie side by side.
 #[derive(Debug)]
@@ -205,6 +230,8 @@ pub struct WorkerStats {
     pub handed_over: Counter,
     /// Gauge: packets waiting for a next hop.
     pub pending: Counter,
+    /// Next hops by condition.
+    pub next_hops: NextHopCounters,
     /// Gauge: SYNs held for a second attempt.
     pub held_syns: Counter,
     /// Gauge: generation of the snapshot in force on the worker.
@@ -228,6 +255,7 @@ impl WorkerStats {
             half_open: Counter::default(),
             handed_over: Counter::default(),
             pending: Counter::default(),
+            next_hops: NextHopCounters::default(),
             held_syns: Counter::default(),
             generation: Counter::default(),
         }

@@ -72,18 +72,15 @@ impl Turns {
 pub(super) struct Sweep {
     /// Next slot to look at; `None`: nothing to do.
     cursor: Option<u32>,
-    /// Routes changed: next hops are looked up again.
-    hops: bool,
     /// Servers went: their connections end.
     servers: bool,
 }
 
 impl Sweep {
     /// Starts a walk, or starts it over with more to do.
-    pub(super) fn start(&mut self, hops: bool, servers: bool) {
-        if hops || servers {
+    pub(super) fn start(&mut self, servers: bool) {
+        if servers {
             self.cursor = Some(0);
-            self.hops |= hops;
             self.servers |= servers;
         }
     }
@@ -371,10 +368,6 @@ impl<Io: BurstIo> Worker<Io> {
             let entry = self.table.get_mut(slot);
             if entry.state == State::Free {
                 continue;
-            }
-            if self.sweep.hops {
-                entry.client_hop = Entry::NO_NEIGHBOR;
-                entry.server_hop = Entry::NO_NEIGHBOR;
             }
             let (server, over) = (entry.server, entry.state.is_over());
             let gone = self

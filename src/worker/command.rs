@@ -2,14 +2,19 @@
 //! tells it. Nothing is allocated or freed: an update's parts change places and
 //! go back.
 
-use super::message::{COMMANDS_PER_POLL, Command, PoolScan, Reply, Scan, SetUse, Update};
+use super::message::{
+    COMMANDS_PER_POLL, Command, NeighborFound, NeighborScan, PoolScan, Reply, Scan, SetUse, Update,
+};
 use super::{PortFacts, Worker};
 use crate::conntrack::entry::{Entry, State};
-use crate::ids::SlotIx;
+use crate::ids::{NeighborIx, SlotIx};
 use crate::io::BurstIo;
 
 /// Table slots a scan looks at between two bursts.
 const SCAN_PER_POLL: u32 = 256;
+
+/// Next hops a scan looks at between two bursts.
+const NEIGHBORS_PER_POLL: u16 = 256;
 
 /// Port sets a scan looks at between two bursts.
 const SETS_PER_POLL: usize = 64;
@@ -29,9 +34,10 @@ impl<Io: BurstIo> Worker<Io> {
             taken += 1;
             match command {
                 Command::Apply(update) => self.apply(update),
-                Command::Neighbor(learned) => self.neighbor_learned(learned),
+                Command::Announce(ports) => self.announcing.start(ports, self.now),
                 Command::Scan(scan) => self.start_scan(scan),
                 Command::Pools(scan) => self.start_pool_scan(scan),
+                Command::Neighbors(scan) => self.start_neighbor_scan(scan),
                 Command::LastDrops(scan) => self.start_drop_scan(scan),
                 Command::Explain(probe) => self.explain(probe),
                 Command::Capture(tap) => self.start_capture(tap),
@@ -56,6 +62,7 @@ impl<Io: BurstIo> Worker<Io> {
             Reply::Applied(_)
                 | Reply::Scanned(_)
                 | Reply::Pools(_)
+                | Reply::Neighbors(_)
                 | Reply::LastDrops(_)
                 | Reply::Explained(_)
                 | Reply::Capturing(_)
@@ -121,11 +128,15 @@ impl<Io: BurstIo> Worker<Io> {
         }
         let rerouted = new.route_generation != old.route_generation;
         let servers_went = new.losses != old.losses;
-        if new.announced() != old.announced() {
-            self.announce = 0;
-        }
+        self.announcing
+            .start_new(old.announced(), new.announced(), self.now);
+        self.neighbors
+            .adopt(old.next_hops(), new.next_hops(), self.now);
         self.stats.generation.set(new.generation);
-        self.sweep.start(rerouted, servers_went);
+        if rerouted {
+            self.hop_walk.start_all();
+        }
+        self.sweep.start(servers_went);
         self.tell(Reply::Applied(update));
     }
 
@@ -165,6 +176,43 @@ impl<Io: BurstIo> Worker<Io> {
             self.tell(Reply::Pools(scan));
         } else {
             self.pool_scan = Some(scan);
+        }
+        1
+    }
+
+    fn start_neighbor_scan(&mut self, scan: Box<NeighborScan>) {
+        if let Some(unfinished) = self.neighbor_scan.replace(scan) {
+            self.tell(Reply::Neighbors(unfinished));
+        }
+    }
+
+    /// Goes on with a scan of next hops, if one is under way.
+    pub(super) fn neighbor_scan(&mut self) -> usize {
+        let Some(mut scan) = self.neighbor_scan.take() else {
+            return 0;
+        };
+        let to = scan.cursor.saturating_add(NEIGHBORS_PER_POLL);
+        let end = self.neighbors.slots_end();
+        while scan.cursor < to && usize::from(scan.cursor) < end {
+            let known = self.neighbors.hop(NeighborIx(scan.cursor));
+            scan.cursor += 1;
+            if let Some(known) = known
+                && scan.found.len() < scan.found.capacity()
+            {
+                scan.found.push(NeighborFound {
+                    hop: known.hop,
+                    condition: known.condition,
+                    silent: known.silent,
+                    resident: known.is_resident(),
+                    mac: known.mac(),
+                    heard_ms_ago: known.heard_ms_ago(self.now),
+                });
+            }
+        }
+        if usize::from(scan.cursor) >= end {
+            self.tell(Reply::Neighbors(scan));
+        } else {
+            self.neighbor_scan = Some(scan);
         }
         1
     }

@@ -53,6 +53,8 @@ pub struct Hop {
     pub next: NextHop,
     /// `None`: never asked for.
     pub condition: Option<Condition>,
+    /// It did not answer the last time that it was asked.
+    pub silent: bool,
     /// Where it is known.
     pub mac: Option<MacAddr>,
 }
@@ -146,17 +148,18 @@ impl<Io: BurstIo> Worker<Io> {
                     return Some(Hop {
                         next,
                         condition: None,
+                        silent: false,
                         mac: None,
                     });
                 };
                 Some(known)
             }
         }?;
-        let mac = known.l2.first_chunk().copied().map(MacAddr);
         Some(Hop {
             next: known.hop,
             condition: Some(known.condition),
-            mac: mac.filter(|_| known.condition == Condition::Known),
+            silent: known.silent,
+            mac: known.mac(),
         })
     }
 }

@@ -2,7 +2,6 @@
 //! lock-free rings. A worker allocates and frees nothing: whatever a command
 //! brought goes back in a reply and is freed on the management core.
 
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
@@ -12,7 +11,9 @@ use serde::Deserialize;
 use crate::capture::Tap;
 use crate::conntrack::entry::Entry;
 use crate::filter::Filter;
-use crate::ids::{PortIx, ServerIx, ServiceIx, SetIx};
+use crate::ids::{ServerIx, ServiceIx, SetIx};
+use crate::neighbor::Condition;
+use crate::service::route::NextHop;
 use crate::service::snapshot::Snapshot;
 use crate::snat::ports::PortSet;
 use crate::stats::DropReason;
@@ -26,12 +27,14 @@ use crate::worker::explain::Probe;
 pub enum Command {
     /// Put a new snapshot in force.
     Apply(Box<Update>),
-    /// A MAC address another worker learned.
-    Neighbor(Learned),
+    /// Announce our addresses on these ports, by their bits.
+    Announce(u32),
     /// Copy matching connections out. At most one is with a worker at a time.
     Scan(Box<Scan>),
     /// Copy the use of port sets out. At most one is with a worker at a time.
     Pools(Box<PoolScan>),
+    /// Copy the next hops out. At most one is with a worker at a time.
+    Neighbors(Box<NeighborScan>),
     /// Copy the last dropped packets out. At most one is with a worker at a time.
     LastDrops(Box<DropScan>),
     /// Tell what is known of a flow.
@@ -77,12 +80,21 @@ impl Update {
 /// A next hop's MAC address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Learned {
-    /// Where it was heard.
-    pub port: PortIx,
-    /// Whose it is.
-    pub addr: Ipv4Addr,
-    /// What it is; `None` when it stopped answering.
-    pub mac: Option<MacAddr>,
+    /// Whose it is, and where it was heard.
+    pub hop: NextHop,
+    /// What it is.
+    pub mac: MacAddr,
+}
+
+/// What a worker tells the others of ARP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ArpNews {
+    /// It asks, and another worker may get the answer.
+    Asked(NextHop),
+    /// News of a next hop that it knows.
+    Learned(Learned),
+    /// An answer to a question that it did not ask.
+    Overheard(Learned),
 }
 
 /// A bounded copy of connections. The worker walks its table a few hundred
@@ -160,6 +172,42 @@ pub struct SetUse {
     pub resting: u32,
 }
 
+/// A copy of a worker's next hops. It looks at some of them between bursts.
+#[derive(Debug)]
+pub struct NeighborScan {
+    /// Those found; has room for all of them.
+    pub found: Vec<NeighborFound>,
+    /// Next slot to look at; begins at 0.
+    pub cursor: u16,
+}
+
+impl NeighborScan {
+    /// Of a worker with room for so many next hops.
+    pub fn new(room: usize) -> Self {
+        Self {
+            found: Vec::with_capacity(room),
+            cursor: 0,
+        }
+    }
+}
+
+/// A next hop as one worker knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NeighborFound {
+    /// Whose address, and where.
+    pub hop: NextHop,
+    /// What is known of it.
+    pub condition: Condition,
+    /// It did not answer the last time that it was asked.
+    pub silent: bool,
+    /// The configuration names it.
+    pub resident: bool,
+    /// Its MAC address, where it is known.
+    pub mac: Option<MacAddr>,
+    /// Milliseconds since it was last heard; `None`: never.
+    pub heard_ms_ago: Option<u64>,
+}
+
 /// A copy of the last dropped packets. The worker copies those of a few
 /// reasons between bursts.
 #[derive(Debug)]
@@ -193,6 +241,8 @@ pub enum Reply {
     Scanned(Box<Scan>),
     /// The scan of port sets is complete.
     Pools(Box<PoolScan>),
+    /// The copy of the next hops is complete.
+    Neighbors(Box<NeighborScan>),
     /// The copy of the last dropped packets is complete.
     LastDrops(Box<DropScan>),
     /// What is known of a flow.
@@ -201,8 +251,6 @@ pub enum Reply {
     Capturing(u32),
     /// The capture has ended; its tap is to be freed.
     Captured(Box<Tap>),
-    /// A MAC address was learned or lost.
-    Neighbor(Learned),
     /// A real server answered a SYN with RST or not in time.
     ServerFailed(ServerIx),
     /// A real server completed a handshake after it had failed.
@@ -222,6 +270,12 @@ pub enum Notice {
     TableFull,
     /// A service has no usable server.
     NoServer(ServiceIx),
+    /// A next hop that the configuration names does not answer ARP.
+    NextHopSilent(NextHop),
+    /// It answers again.
+    NextHopAnswers(NextHop),
+    /// Another machine says that one of our addresses is its own.
+    AddressClaimed(NextHop, MacAddr),
 }
 
 /// Most commands a worker takes between two bursts.
@@ -237,6 +291,11 @@ pub struct Link {
     pub commands: Arc<ArrayQueue<Command>>,
     /// Worker → management core.
     pub replies: Arc<ArrayQueue<Reply>>,
+    /// Worker → management core: ARP alone, which others on the network decide
+    /// how much there is of.
+    pub heard: Arc<ArrayQueue<ArpNews>>,
+    /// Management core → worker: what other workers learned.
+    pub told: Arc<ArrayQueue<Learned>>,
 }
 
 impl Link {
@@ -245,6 +304,8 @@ impl Link {
         Self {
             commands: Arc::new(ArrayQueue::new(1024)),
             replies: Arc::new(ArrayQueue::new(4096)),
+            heard: Arc::new(ArrayQueue::new(1024)),
+            told: Arc::new(ArrayQueue::new(1024)),
         }
     }
 }

@@ -7,6 +7,7 @@
 //! path     look up, decide, translate  lend     its local address and port
 //! out      next hop, transmit buffers  attempt  second tries with held SYNs
 //! link     ARP                         hold     the store of held SYNs
+//! announce gratuitous ARP              hops     next hops of connections, renewed
 //! icmp     pings and translated errors health   servers that fail SYNs
 //! answer   resets and ICMP of our own  close    state changes, timers, sweeps
 //! fragment IP fragments                kernel   packets of the kernel behind us
@@ -22,6 +23,7 @@
 //! to tell goes into a ring.
 #![deny(unsafe_code)]
 
+mod announce;
 mod answer;
 mod attempt;
 mod capture;
@@ -32,6 +34,7 @@ pub mod explain;
 mod fragment;
 mod health;
 mod hold;
+mod hops;
 mod icmp;
 pub mod kernel;
 mod lend;
@@ -65,14 +68,17 @@ use crate::stats::WorkerStats;
 use crate::time::Millis;
 use crate::wire::ethernet::MacAddr;
 
+use announce::Announcing;
 use capture::Captures;
 use close::{Sweep, Turns};
 use dropped::LastDrops;
 use fragment::Overtaking;
 use health::Health;
 use hold::HeldSyns;
+use hops::HopWalk;
 use kernel::{Kernel, KernelRings};
-use message::{Backlog, DropScan, Link, PoolScan, Scan, Update};
+use link::Defended;
+use message::{Backlog, DropScan, Link, NeighborScan, PoolScan, Scan, Update};
 
 /// The time of one poll round.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -124,7 +130,7 @@ impl<B> Handover<B> {
 const HELD_SYNS: usize = 4_096;
 
 /// Next hops a worker can know, unless it is told otherwise.
-const NEIGHBORS: usize = 4_096;
+pub const NEIGHBORS: usize = 24_576;
 
 /// Datagrams in fragments that a worker can remember at a time, unless it is
 /// told otherwise.
@@ -238,13 +244,15 @@ pub struct Worker<Io: BurstIo> {
     sweep: Sweep,
     scan: Option<Box<Scan>>,
     pool_scan: Option<Box<PoolScan>>,
+    neighbor_scan: Option<Box<NeighborScan>>,
     drop_scan: Option<Box<DropScan>>,
     captures: Captures,
     last_drops: LastDrops,
     /// Where the packet that is being handled was received.
     receiving: Option<PortIx>,
-    /// Next address to announce; see `link`.
-    announce: usize,
+    announcing: Announcing,
+    defended: Defended,
+    hop_walk: HopWalk,
     /// Where eviction looks next.
     evict_cursor: u32,
     now: Millis,
@@ -300,11 +308,14 @@ impl<Io: BurstIo> Worker<Io> {
             sweep: Sweep::default(),
             scan: None,
             pool_scan: None,
+            neighbor_scan: None,
             drop_scan: None,
             captures: Captures::new(ports),
             last_drops: LastDrops::new(),
             receiving: None,
-            announce: 0,
+            announcing: Announcing::everything(now.ms),
+            defended: Defended::new(),
+            hop_walk: HopWalk::default(),
             evict_cursor: 0,
             now: now.ms,
             ticked: now.ms,
@@ -312,6 +323,8 @@ impl<Io: BurstIo> Worker<Io> {
             was_busy: false,
             stopping: false,
         };
+        let room = worker.neighbors.capacity() as u64;
+        worker.stats.next_hops.room.set(room);
         worker.apply(first);
         worker
     }
@@ -372,8 +385,10 @@ impl<Io: BurstIo> Worker<Io> {
     fn background(&mut self) -> usize {
         let mut work = self.timers();
         work += self.sweep();
+        work += self.walk_hops();
         work += self.scan();
         work += self.pool_scan();
+        work += self.neighbor_scan();
         work += self.drop_scan();
         if self.ticked != self.now {
             self.ticked = self.now;

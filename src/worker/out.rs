@@ -3,9 +3,10 @@
 use std::net::Ipv4Addr;
 
 use super::Worker;
+use super::parse::L3;
 use crate::ids::{NeighborIx, PortIx};
 use crate::io::{BurstIo, PacketBuf};
-use crate::neighbor::{Condition, Resolution};
+use crate::neighbor::{Over, Resolution, Wait};
 use crate::stats::{DropReason, Event};
 
 const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
@@ -31,16 +32,43 @@ impl<Io: BurstIo> Worker<Io> {
                 self.transmit(packet, port);
             }
             Resolution::Wait => self.let_wait(packet, hop),
-            Resolution::Unreachable => self.discard(packet, DropReason::NeighborUnreachable),
+            Resolution::Stale => self.emit_anew(packet),
         }
     }
 
     #[cold]
     #[inline(never)]
     fn let_wait(&mut self, packet: Io::Buf, hop: NeighborIx) {
+        match self.neighbors.wait(hop, packet) {
+            Wait::Waits => {}
+            Wait::InsteadOf(gone) => {
+                self.aside(|worker| worker.discard(gone, DropReason::NeighborQueueFull));
+            }
+            Wait::NoRoom(packet) => self.discard(packet, DropReason::NeighborQueueFull),
+        }
         self.ask_neighbors();
-        if let Err(packet) = self.neighbors.wait(hop, packet) {
-            self.discard(packet, DropReason::NeighborQueueFull);
+    }
+
+    /// The next hop had to make way for others since the connection looked it
+    /// up: it is looked up by the packet's destination.
+    #[cold]
+    #[inline(never)]
+    fn emit_anew(&mut self, packet: Io::Buf) {
+        let destination = packet
+            .bytes()
+            .get(L3 + 16..)
+            .and_then(|rest| rest.first_chunk::<4>())
+            .map(|octets| Ipv4Addr::from(*octets));
+        let Some(destination) = destination else {
+            return self.discard(packet, DropReason::Ipv4Malformed);
+        };
+        match self.hop_towards(destination) {
+            Ok(hop) => match self.neighbors.resolve(hop, self.now) {
+                Resolution::Send(..) => self.emit(packet, hop),
+                Resolution::Wait => self.let_wait(packet, hop),
+                Resolution::Stale => self.discard(packet, DropReason::NeighborTableFull),
+            },
+            Err(reason) => self.discard(packet, reason),
         }
     }
 
@@ -114,22 +142,25 @@ impl<Io: BurstIo> Worker<Io> {
     /// The MTU of the port that a next hop is on, bytes.
     pub(super) fn mtu_towards(&self, hop: NeighborIx) -> u16 {
         self.neighbors
-            .hop(hop)
-            .and_then(|neighbor| self.ports.get(neighbor.hop.port.ix()))
+            .port_of(hop)
+            .and_then(|port| self.ports.get(port.ix()))
             .map_or(u16::MAX, |port| port.mtu)
     }
 
     /// Sends what waited for next hops that are known now, and gives up what
     /// waited for those that do not answer.
     pub(super) fn release_waiting(&mut self) {
-        while let Some((hop, packet)) = self.neighbors.take_waiting(Condition::Known) {
-            self.stats.event(Event::NeighborHeld).add(1);
-            self.emit(packet, hop);
+        while let Some((over, packet)) = self.neighbors.take_waiting() {
+            let reason = match over {
+                Over::Known(hop) => {
+                    self.stats.event(Event::NeighborHeld).add(1);
+                    self.emit(packet, hop);
+                    continue;
+                }
+                Over::Failed => DropReason::NeighborUnreachable,
+                Over::Displaced => DropReason::NeighborQueueFull,
+            };
+            self.aside(|worker| worker.discard(packet, reason));
         }
-        self.aside(|worker| {
-            while let Some((_, packet)) = worker.neighbors.take_waiting(Condition::Failed) {
-                worker.discard(packet, DropReason::NeighborUnreachable);
-            }
-        });
     }
 }

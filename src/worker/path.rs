@@ -451,7 +451,7 @@ impl<Io: BurstIo> Worker<Io> {
     }
 
     /// Looks the next hop of one side of a connection up, and keeps it in the
-    /// entry.
+    /// entry, unless it may have to make way for another.
     #[inline(never)]
     fn find_hop(&mut self, slot: SlotIx, direction: Direction) -> Result<NeighborIx, DropReason> {
         let entry = self.table.get(slot);
@@ -460,6 +460,9 @@ impl<Io: BurstIo> Worker<Io> {
             Direction::Reverse => entry.client,
         };
         let hop = self.hop_towards(destination)?;
+        if !self.neighbors.keep(hop) {
+            return Ok(hop);
+        }
         let entry = self.table.get_mut(slot);
         match direction {
             Direction::Forward => entry.server_hop = hop,

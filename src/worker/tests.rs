@@ -6,6 +6,7 @@ mod explain;
 mod fragments;
 mod kernel;
 mod lab;
+mod neighbors;
 mod steering;
 
 use lab::{CLIENT, Lab, SERVERS, Tcp, VIP, flags};

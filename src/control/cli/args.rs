@@ -47,6 +47,8 @@ pub(super) enum Command {
     },
     /// Read the configuration file again and put it in force.
     Reload,
+    /// Announce all addresses of the gateway by gratuitous ARP, on all ports.
+    Announce,
     /// Check a configuration file; needs no running fullgate.
     Check { file: PathBuf },
     /// Show what a reload would do if the file were this one.
@@ -352,6 +354,7 @@ impl Command {
             },
             Self::Server { change } => change.request(),
             Self::Reload => ("reload", none()),
+            Self::Announce => ("announce", none()),
             Self::Explain(flow) => ("flow.explain", flow.params()),
             Self::Diff { file } => {
                 // The daemon has another working directory.

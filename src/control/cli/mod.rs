@@ -167,6 +167,7 @@ fn render(command: &Command, result: Value) -> Result<String, serde_json::Error>
         Command::Service { .. } | Command::Server { .. } | Command::Reload => {
             show::warnings(&from_value::<api::Changed>(result)?.warnings)
         }
+        Command::Announce => show::announced(&from_value(result)?),
         Command::Diff { .. } => show::diff(&from_value(result)?),
         Command::Save { .. }
         | Command::Check { .. }

@@ -311,18 +311,40 @@ pub(super) fn neighbors(result: &api::Neighbors) -> String {
     let mut table = Table::new(&[
         ("port", Left),
         ("address", Left),
+        ("state", Left),
         ("mac", Left),
-        ("age", Right),
+        ("kind", Left),
+        ("workers", Left),
+        ("heard", Right),
     ]);
     for neighbor in &result.neighbors {
+        let kind = if neighbor.configured {
+            "configured"
+        } else {
+            "client"
+        };
+        let workers: Vec<_> = neighbor.workers.iter().map(u8::to_string).collect();
         table.row([
             neighbor.port.clone(),
             neighbor.address.to_string(),
-            neighbor.mac.clone().unwrap_or_else(|| "no answer".into()),
-            format!("{} s", neighbor.age_ms / 1000),
+            neighbor.state.clone(),
+            neighbor.mac.clone().unwrap_or_else(|| "-".into()),
+            kind.into(),
+            workers.join(","),
+            neighbor
+                .age_ms
+                .map_or_else(|| "never".into(), |ms| format!("{} s ago", ms / 1000)),
         ]);
     }
     table.to_string()
+}
+
+/// What an announcement was about.
+pub(super) fn announced(result: &api::Announced) -> String {
+    format!(
+        "{} addresses are being announced, each on the ports whose networks hold it\n",
+        result.addresses
+    )
 }
 
 /// Which version runs since when.
@@ -572,13 +594,15 @@ p     10.0.0.100  10.0.0.1:80  TCP     64512    10        5  64497
 ";
         assert_eq!(pools(&result), expected);
         let result = read(json!({"neighbors": [
-            {"port": "wan", "address": "192.0.2.254", "mac": "02:00:00:00:00:09", "age_ms": 61000},
-            {"port": "lan", "address": "10.0.0.3", "mac": null, "age_ms": 500},
+            {"port": "wan", "address": "192.0.2.254", "mac": "02:00:00:00:00:09", "state": "known",
+             "configured": true, "workers": [0, 1], "age_ms": 61000},
+            {"port": "lan", "address": "10.0.0.3", "mac": null, "state": "no answer",
+             "configured": false, "workers": [1], "age_ms": null},
         ]}));
         let expected = "\
-port  address      mac                 age
-wan   192.0.2.254  02:00:00:00:00:09  61 s
-lan   10.0.0.3     no answer           0 s
+port  address      state      mac                kind        workers     heard
+wan   192.0.2.254  known      02:00:00:00:00:09  configured  0,1      61 s ago
+lan   10.0.0.3     no answer  -                  client      1           never
 ";
         assert_eq!(neighbors(&result), expected);
     }

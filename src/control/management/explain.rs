@@ -6,7 +6,7 @@ use std::net::SocketAddrV4;
 use serde::Deserialize;
 
 use super::methods::invalid;
-use super::report;
+use super::{neighbors, report};
 use crate::capture::reversed;
 use crate::conntrack::entry::{Direction, Entry, FlowTuple, flag, proto};
 use crate::control::api;
@@ -318,13 +318,7 @@ fn hop(snapshot: &Snapshot, hop: &Hop) -> api::Hop {
         port: port.map_or_else(|| hop.next.port.to_string(), |port| port.name.clone()),
         address: hop.next.addr,
         mac: hop.mac.map(|mac| mac.to_string()),
-        state: match hop.condition {
-            Some(Condition::Known) => "known",
-            Some(Condition::Incomplete) => "asked",
-            Some(Condition::Failed) => "no answer",
-            None => "not asked yet",
-        }
-        .into(),
+        state: neighbors::state(hop.condition.unwrap_or(Condition::Unasked), hop.silent).into(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::stats::WorkerStats;
-use crate::worker::message::{Command, Link, Reply};
+use crate::worker::message::{ArpNews, Command, Learned, Link, Reply};
 
 /// Replies taken from one worker before the loop looks at the next.
 const REPLIES_PER_STEP: usize = 1024;
@@ -76,6 +76,17 @@ impl WorkerLink {
                 return;
             }
         }
+    }
+
+    /// The next of what the worker heard of ARP.
+    pub(super) fn heard(&self) -> Option<ArpNews> {
+        self.link.heard.pop()
+    }
+
+    /// Tells what another worker learned. Where too much is told at a time, the
+    /// rest is lost: a worker that wants it asks by itself.
+    pub(super) fn tell_learned(&self, learned: Learned) {
+        let _ = self.link.told.push(learned);
     }
 
     /// The replies that are there.

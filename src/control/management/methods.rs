@@ -24,7 +24,7 @@ use crate::stats::DropReason;
 use crate::worker::message::Order;
 
 /// All methods.
-pub const METHODS: [&str; 25] = [
+pub const METHODS: [&str; 26] = [
     "ping",
     "version",
     "services.list",
@@ -46,6 +46,7 @@ pub const METHODS: [&str; 25] = [
     "server.edit",
     "server.del",
     "server.drain",
+    "announce",
     "reload",
     "config.check",
     "config.diff",
@@ -71,6 +72,8 @@ enum Action {
     Change(Change),
     Connections(ConnectionsAsk),
     Pools,
+    Neighbors,
+    Announce,
     LastDrops(Option<DropReason>),
     Explain(FlowTuple),
     StartCapture(CaptureParams),
@@ -262,6 +265,16 @@ impl Management {
                 reply,
                 deadline,
             }),
+            Ok(Action::Neighbors) => self.neighbors.ask(Ask {
+                question: (),
+                reply,
+                deadline,
+            }),
+            Ok(Action::Announce) => {
+                self.announce(u32::MAX);
+                let addresses = self.state.snapshot().announced().len();
+                super::answer(reply, Ok(value(&api::Announced { addresses })));
+            }
             Ok(Action::LastDrops(question)) => self.last_drops.ask(Ask {
                 question,
                 reply,
@@ -288,6 +301,8 @@ impl Management {
                 Ok(Action::Connections(self.connections_ask(&params)?))
             }
             "pools.list" => none(params).map(|()| Action::Pools),
+            "neighbors.list" => none(params).map(|()| Action::Neighbors),
+            "announce" => none(params).map(|()| Action::Announce),
             "drops.last" => {
                 let LastDropsParams { reason } = rpc::params(params)?;
                 let reason = reason.map(|name| drop_reason(&name)).transpose()?;
@@ -395,23 +410,7 @@ impl Management {
             "workers.list" => value(&report::workers(&self.stats, self.ports.len(), uptime_ms)),
             "ports.list" => value(&report::ports(snapshot, &self.stats, &self.ports)),
             "drops.list" => value(&report::drops(&self.stats)),
-            "neighbors.list" => value(&self.neighbor_list()),
             _ => return Err(Error::unknown_method(method, &METHODS)),
         })
-    }
-
-    fn neighbor_list(&self) -> api::Neighbors {
-        let snapshot = self.state.snapshot();
-        let row = |(&(port, address), heard): (&_, &super::Heard)| api::Neighbor {
-            port: snapshot
-                .port(port)
-                .map_or_else(|| port.to_string(), |port| port.name.clone()),
-            address,
-            mac: heard.mac.map(|mac| mac.to_string()),
-            age_ms: heard.at.elapsed().as_millis() as u64,
-        };
-        api::Neighbors {
-            neighbors: self.neighbors.iter().map(row).collect(),
-        }
     }
 }

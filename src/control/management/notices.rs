@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use super::neighbors::port_name;
 use crate::ids::{ServerIx, WorkerIx};
 use crate::service::snapshot::Snapshot;
 use crate::worker::message::Notice;
@@ -63,6 +64,21 @@ pub(super) fn line(snapshot: &Snapshot, worker: WorkerIx, notice: Notice) -> Str
                 .map_or("?", |service| &service.name);
             format!("service {name}: no usable real server")
         }
+        Notice::NextHopSilent(hop) => format!(
+            "port {}: {} does not answer ARP; what is for it, or goes through it, is not sent",
+            port_name(snapshot, hop.port),
+            hop.addr
+        ),
+        Notice::NextHopAnswers(hop) => format!(
+            "port {}: {} answers ARP again",
+            port_name(snapshot, hop.port),
+            hop.addr
+        ),
+        Notice::AddressClaimed(hop, mac) => format!(
+            "port {}: {mac} claims {}, which is an address of this gateway; find that machine and give it another",
+            port_name(snapshot, hop.port),
+            hop.addr
+        ),
     }
 }
 

@@ -86,7 +86,7 @@ fn candidates_are_told_and_nothing_moves() {
         assert!(first.sound && second.sound);
         assert_eq!(first.free_ports + 1, second.free_ports);
         let hop = second.hop.expect("a route");
-        assert_eq!((hop.condition, hop.mac), (None, None), "never asked");
+        assert_eq!((hop.condition, hop.mac), (Some(Condition::Unasked), None));
     }
     let out = lab.client_sends(Tcp::from_client(4001, flags::SYN));
     assert_eq!(out.to_server().dst, SERVERS[1]);

@@ -358,6 +358,8 @@ pub(super) struct Lab {
     losses: u64,
     /// ARP requests of the worker are answered.
     resolves: bool,
+    /// Those for such addresses are not.
+    pub is_absent: fn(Ipv4Addr) -> bool,
 }
 
 impl Lab {
@@ -404,6 +406,7 @@ impl Lab {
             generation: 1,
             losses: 0,
             resolves,
+            is_absent: |_| false,
         };
         lab.pass(2);
         lab
@@ -435,7 +438,9 @@ impl Lab {
                 return out;
             }
             for (port, addr) in asked {
-                self.push_arp_answer(port, addr);
+                if !(self.is_absent)(addr) {
+                    self.push_arp_answer(port, addr);
+                }
             }
             self.poll();
         }
@@ -799,10 +804,10 @@ fn parts(servers: &[Server], steering: &Arc<Steering>, generation: u64, losses: 
         route_generation: 1,
         losses,
         ports: vec![
-            port("wan", OWN[0], "10.1.0.1/24"),
+            port("wan", OWN[0], "10.1.0.1/16"),
             port("lan", OWN[1], "10.2.0.1/24"),
         ],
-        routes: Routes::new(vec![route("10.1.0.0/24", WAN), route("10.2.0.0/24", LAN)]),
+        routes: Routes::new(vec![route("10.1.0.0/16", WAN), route("10.2.0.0/24", LAN)]),
         services: vec![
             Some(service(0, 80, proto::TCP)),
             Some(service(1, 53, proto::UDP)),

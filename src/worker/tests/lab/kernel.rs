@@ -115,10 +115,21 @@ impl Lab {
 
     /// An ARP packet on the clients' segment.
     pub fn client_arp(&mut self, op: ArpOp, sender: Ipv4Addr, target: Ipv4Addr) -> Out {
+        self.arp_from(PEER, op, sender, target)
+    }
+
+    /// The same of somebody with this MAC address.
+    pub fn arp_from(
+        &mut self,
+        sender_mac: MacAddr,
+        op: ArpOp,
+        sender: Ipv4Addr,
+        target: Ipv4Addr,
+    ) -> Out {
         let mut packet = [0; 28];
         ArpRepr {
             op,
-            sender_mac: PEER,
+            sender_mac,
             sender_ip: sender,
             target_mac: OWN[WAN.ix()],
             target_ip: target,
@@ -149,5 +160,14 @@ impl Out {
     pub fn arp_replies(&self) -> Vec<Ipv4Addr> {
         let replies = self.arp.iter().filter(|(_, arp)| arp.op == ArpOp::Reply);
         replies.map(|(_, arp)| arp.sender_ip).collect()
+    }
+
+    /// Addresses that it announced.
+    pub fn announced(&self) -> Vec<Ipv4Addr> {
+        let announced = self
+            .arp
+            .iter()
+            .filter(|(_, arp)| arp.op == ArpOp::Request && arp.sender_ip == arp.target_ip);
+        announced.map(|(_, arp)| arp.sender_ip).collect()
     }
 }

@@ -3,7 +3,7 @@
 //! anywhere, and the workers sort it out.
 
 use super::*;
-use crate::worker::message::Reply;
+use crate::worker::message::ArpNews;
 
 /// How the NIC chooses a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -116,6 +116,7 @@ impl Nic {
     fn settle(&mut self) -> Out {
         let mut out = Out::default();
         loop {
+            self.now = self.now.plus(1);
             let (mut work, mut asked) = (0, Vec::new());
             for worker in &mut self.workers {
                 let now = Now {
@@ -130,13 +131,14 @@ impl Nic {
                 self.workers[0].io.rx[port.ix()].push_back(arp_answer(port, addr));
             }
             for from in 0..self.links.len() {
-                while let Some(reply) = self.links[from].replies.pop() {
-                    let Reply::Neighbor(learned) = reply else {
+                while let Some(news) = self.links[from].heard.pop() {
+                    let (ArpNews::Learned(learned) | ArpNews::Overheard(learned)) = news else {
                         continue;
                     };
                     for to in (0..self.links.len()).filter(|&to| to != from) {
-                        let told = self.links[to].commands.push(Command::Neighbor(learned));
-                        told.expect("room");
+                        self.links[to].told.push(learned).expect("room");
+                        // They take it within the next millisecond.
+                        work += 1;
                     }
                 }
             }
