@@ -33,7 +33,6 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_promiscuous_enable",
     "rte_eth_promiscuous_disable",
     "rte_eth_allmulticast_enable",
-    "rte_eth_link_get_nowait",
     "rte_eth_stats_get",
     "rte_eth_dev_rss_hash_conf_get",
     "rte_eth_dev_rss_reta_update",
@@ -62,6 +61,9 @@ const CONSTANTS: &[&str] = &[
     "FULLGATE_.*",
 ];
 
+/// The oldest DPDK that is built with; newer ones work as long as this builds.
+const OLDEST: &str = "22.11";
+
 /// What of DPDK's libraries the functions above live in. `rte_net_ring` is a
 /// driver, so pkg-config leaves it out; the other drivers are plugins that EAL
 /// loads by itself.
@@ -75,23 +77,26 @@ const LIBRARIES: &[&str] = &[
     "rte_hash",
 ];
 
+/// Its functions are in `rte_eal` where DPDK is too old to have it.
+const LOG_LIBRARY: &str = "rte_log";
+
 fn main() {
     println!("cargo::rerun-if-changed=shim.c");
     println!("cargo::rerun-if-changed=wrapper.h");
     let library = match pkg_config::Config::new()
-        .atleast_version("22.11")
         .cargo_metadata(false)
         .probe("libdpdk")
     {
-        Ok(library) => library,
-        Err(reason) => fail(&format!(
-            "DPDK 22.11 or later is needed to build fullgate ({}). On Debian or Ubuntu: \
-             apt-get install libdpdk-dev libclang-dev clang. Without DPDK, everything but the \
-             gateway program itself builds and tests with --no-default-features \
-             (scripts/test says how).",
-            first_line(&reason.to_string())
-        )),
+        Ok(library) if version(&library.version) >= version(OLDEST) => library,
+        Ok(old) => needed(&format!("{} is installed", old.version)),
+        Err(pkg_config::Error::ProbeFailure { .. }) => needed("pkg-config finds no libdpdk"),
+        Err(reason) => needed(first_line(&reason.to_string())),
     };
+    // Bindings of one version with the libraries of another would pass wrong
+    // structures: an upgrade of the package writes to these directories.
+    for path in &library.include_paths {
+        println!("cargo::rerun-if-changed={}", path.display());
+    }
     let flags = compiler_flags();
 
     for path in &library.link_paths {
@@ -108,6 +113,9 @@ fn main() {
     // After the shim, which needs them.
     for name in LIBRARIES {
         println!("cargo::rustc-link-lib=dylib={name}");
+    }
+    if library.libs.iter().any(|name| name == LOG_LIBRARY) {
+        println!("cargo::rustc-link-lib=dylib={LOG_LIBRARY}");
     }
 
     let mut builder = bindgen::Builder::default()
@@ -161,6 +169,21 @@ fn compiler_flags() -> Vec<String> {
     let mut flags: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
     flags.push("-DALLOW_EXPERIMENTAL_API".to_owned());
     flags
+}
+
+/// Year and month of a version of DPDK, in that order.
+fn version(text: &str) -> (u32, u32) {
+    let mut parts = text.split('.').map(|part| part.parse().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+}
+
+fn needed(found: &str) -> ! {
+    fail(&format!(
+        "DPDK {OLDEST} or later is needed to build fullgate ({found}). On Debian or Ubuntu: \
+         apt-get install libdpdk-dev libclang-dev clang. Without DPDK, everything but the \
+         gateway program itself builds and tests with --no-default-features \
+         (scripts/test says how)."
+    ))
 }
 
 fn first_line(text: &str) -> &str {

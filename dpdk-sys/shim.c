@@ -1,5 +1,6 @@
-/* DPDK's static inline functions, for Rust to call: all of them per packet at
- * most where a packet is made or dropped, else per burst or at start. */
+/* DPDK's static inline functions, and its structures that differ from version
+ * to version, for Rust to call: all of them per packet at most where a packet is
+ * made or dropped, else per burst or at start. */
 #define _GNU_SOURCE
 
 #include "wrapper.h"
@@ -16,6 +17,20 @@ _Static_assert(sizeof(((struct rte_mbuf *)0)->next) == 8, "read as a pointer");
 int fullgate_errno(void)
 {
 	return rte_errno;
+}
+
+/* As rte_eth_link_get_nowait. */
+int fullgate_link(uint16_t port, struct fullgate_link *out)
+{
+	struct rte_eth_link link = { 0 };
+	int code = rte_eth_link_get_nowait(port, &link);
+
+	*out = (struct fullgate_link){
+		.speed = link.link_speed,
+		.up = link.link_status == RTE_ETH_LINK_UP,
+		.full_duplex = link.link_duplex == RTE_ETH_LINK_FULL_DUPLEX,
+	};
+	return code;
 }
 
 uint64_t fullgate_tsc(void)

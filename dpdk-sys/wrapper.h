@@ -5,6 +5,7 @@
 #ifndef FULLGATE_WRAPPER_H
 #define FULLGATE_WRAPPER_H
 
+#include <stdbool.h>
 #include <stdio.h>
 
 #include <rte_cycles.h>
@@ -54,7 +55,16 @@ static const uint32_t FULLGATE_RETA_GROUP = RTE_ETH_RETA_GROUP_SIZE;
 /* Takes one message of DPDK's log; not terminated by a zero. */
 typedef void (*fullgate_log_sink)(uint32_t level, const char *text, size_t len);
 
+/* State of a link. DPDK's own structure has its fields in other places in other
+ * versions, in unions and bit-fields. */
+struct fullgate_link {
+	uint32_t speed;
+	bool up;
+	bool full_duplex;
+};
+
 int fullgate_errno(void);
+int fullgate_link(uint16_t port, struct fullgate_link *out);
 uint64_t fullgate_tsc(void);
 int fullgate_log_open(fullgate_log_sink sink);
 struct rte_mbuf *fullgate_mbuf_alloc(struct rte_mempool *pool);

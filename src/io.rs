@@ -14,8 +14,11 @@ use crate::ids::PortIx;
 pub const BURST: usize = 32;
 
 /// Packets a transmit buffer holds: a burst, what the burst can cause (resets,
-/// released packets) and what the driver did not take the last time.
-pub const TX_BURST: usize = 256;
+/// released packets) and what the driver did not take the last time. One more
+/// would be too many for a driver ([`dpdk::Queue::transmit`] says which).
+///
+/// [`dpdk::Queue::transmit`]: ../dpdk/struct.Queue.html#method.transmit
+pub const TX_BURST: usize = 255;
 
 /// What the driver says about a received packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

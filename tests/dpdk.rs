@@ -43,7 +43,7 @@ fn main() {
     arguments.test_threads = Some(1);
     // SAFETY: has no precondition.
     let root = unsafe { libc::geteuid() } == 0;
-    let unprivileged: [(&str, fn()); 14] = [
+    let unprivileged: [(&str, fn()); 15] = [
         ("eal_starts_once", eal_starts_once),
         ("pool_counts_what_is_out", pool_counts_what_is_out),
         ("a_pool_s_memory_has_a_name", a_pool_s_memory_has_a_name),
@@ -55,6 +55,10 @@ fn main() {
         (
             "untaken_packets_stay_in_order",
             untaken_packets_stay_in_order,
+        ),
+        (
+            "memif_takes_bursts_of_any_size",
+            memif_takes_bursts_of_any_size,
         ),
         ("queues_keep_the_port_running", queues_keep_the_port_running),
         (
@@ -263,6 +267,60 @@ fn untaken_packets_stay_in_order() {
     assert_eq!(numbers(&packets), (30..40).collect::<Vec<u8>>());
     ends[0].receive(&mut wire);
     assert_eq!(numbers(&wire), (0..30).collect::<Vec<u8>>());
+}
+
+/// The driver of some versions of DPDK looks at the first packet of none, or
+/// counts packets in 8 bits.
+fn memif_takes_bursts_of_any_size() {
+    const COUNT: u32 = 1023;
+    let pool = pool("memif", COUNT);
+    let sockets = tempfile::tempdir().unwrap();
+    {
+        let end = |number: u32, role: &str| {
+            let device = Device::Vdev(format!(
+                "net_memif{number},role={role},id=0,socket={},socket-abstract=no",
+                sockets.path().join("wire").display()
+            ));
+            let mut port = Port::open(eal(), &config(device), std::slice::from_ref(&pool)).unwrap();
+            port.start().unwrap();
+            port
+        };
+        let mut ports = [end(0, "server"), end(1, "client")];
+        eventually("a link", || {
+            ports.iter().all(|port| port.link().unwrap().up)
+        });
+        let [mut near, mut far] = ports
+            .each_mut()
+            .map(|port| DpdkIo::new(port.take_queues().unwrap(), pool.clone()));
+
+        let mut received: ArrayVec<Mbuf, BURST> = ArrayVec::new();
+        for io in [&mut near, &mut far] {
+            // A server sends once its client has offered buffers.
+            io.receive(PortIx(0), &mut received);
+            assert!(received.is_empty());
+            io.transmit(PortIx(0), &mut ArrayVec::new());
+        }
+        for _ in 0..2 {
+            std::mem::swap(&mut near, &mut far);
+            let (from, to) = (&mut near, &mut far);
+            for count in [1, BURST, TX_BURST] {
+                let sent = || (0..count).map(|number| number as u8);
+                let mut packets: ArrayVec<Mbuf, TX_BURST> =
+                    sent().map(|number| frame(&pool, number)).collect();
+                from.transmit(PortIx(0), &mut packets);
+                assert!(packets.is_empty(), "{count} packets are taken at once");
+                let mut arrived = Vec::new();
+                while arrived.len() < count {
+                    to.receive(PortIx(0), &mut received);
+                    assert!(!received.is_empty(), "{} of {count}", arrived.len());
+                    arrived.append(&mut numbers(&received));
+                    received.clear();
+                }
+                assert_eq!(arrived, sent().collect::<Vec<u8>>());
+            }
+        }
+    }
+    assert_eq!(pool.free(), COUNT);
 }
 
 fn queues_keep_the_port_running() {

@@ -403,18 +403,18 @@ impl Port {
     /// # Errors
     /// [`Error::Call`].
     pub fn link(&self) -> Result<Link, Error> {
-        let mut raw = dpdk_sys::rte_eth_link::default();
+        let mut raw = dpdk_sys::fullgate_link::default();
         let code = {
             let _one = self.shared.control();
             // SAFETY: the port exists; writes a link.
-            unsafe { dpdk_sys::rte_eth_link_get_nowait(self.shared.id, &mut raw) }
+            unsafe { dpdk_sys::fullgate_link(self.shared.id, &mut raw) }
         };
         check(&self.shared.name, "rte_eth_link_get_nowait", code)?;
-        let speed = raw.link_speed;
+        let speed = raw.speed;
         Ok(Link {
-            up: raw.link_status() != 0,
+            up: raw.up,
             speed_mbps: (speed != 0 && speed != dpdk_sys::FULLGATE_SPEED_UNKNOWN).then_some(speed),
-            full_duplex: raw.link_duplex() != 0,
+            full_duplex: raw.full_duplex,
         })
     }
 

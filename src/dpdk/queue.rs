@@ -9,6 +9,10 @@ use arrayvec::ArrayVec;
 use super::Mbuf;
 use super::port::Shared;
 
+/// Packets that a driver can be offered in one call. That of memif counts them in
+/// 8 bits in DPDK 23.03 to 23.11, and never ends with 256.
+const OFFERED: usize = u8::MAX as usize;
+
 /// A receive queue and the transmit queue of the same number. There is only one
 /// of each, so that nobody else can poll or fill it.
 #[derive(Debug)]
@@ -43,8 +47,9 @@ impl Queue {
     /// Some drivers take no fewer than 4 packets at a time: keep that much room.
     #[inline(always)]
     pub fn receive<const N: usize>(&mut self, into: &mut ArrayVec<Mbuf, N>) {
+        const { assert!(N <= u16::MAX as usize) };
         let len = into.len();
-        let room = into.remaining_capacity().min(u16::MAX.into()) as u16;
+        let room = into.remaining_capacity() as u16;
         // SAFETY:
         // - the port is started and stays so as long as this queue exists, so
         //   the driver's function and its queue data are in place and nobody
@@ -67,13 +72,17 @@ impl Queue {
     }
 
     /// Hands packets to the driver from the front. What it does not take is
-    /// left, in order.
+    /// left, in order. More than 255 at a time do not compile.
     #[inline(always)]
     pub fn transmit<const N: usize>(&mut self, from: &mut ArrayVec<Mbuf, N>) {
-        let len = from.len();
-        let offered = len.min(u16::MAX.into()) as u16;
+        const { assert!(N <= OFFERED) };
+        let offered = from.len() as u16;
+        if offered == 0 {
+            return;
+        }
         // SAFETY:
         // - the function, its queue data and the thread: as for `receive`;
+        // - there is a first packet, which memif's driver looks at in any case;
         // - the first `offered` elements are owned mbufs, and the driver becomes
         //   the owner of the first `taken` of them: they leave the array without
         //   being dropped, the rest moves to the front.
