@@ -134,8 +134,9 @@ pub enum State {
     TimeWait = 7,
     /// TCP: torn down by a RST of either side, or by the gateway.
     Closed = 8,
-    /// TCP: the client has begun a new connection from the same port; only the
-    /// server-side tuple is still in the index, while its local port rests.
+    /// The client has begun a new connection from the same port, or the UDP
+    /// flow's server has answered or can't be reached; only the server-side
+    /// tuple is still in the index, while its local port rests.
     Resting = 9,
     /// UDP: packets seen from the client only.
     UdpOneWay = 10,
@@ -238,6 +239,11 @@ pub mod flag {
     pub const WINDOW_SCALED: u16 = 1 << 12;
     /// The three-way handshake was completed.
     pub const HANDSHAKE_DONE: u16 = 1 << 13;
+    /// Ended by the gateway, and both ends are still owed their RST.
+    pub const RESET_OWED: u16 = 1 << 14;
+    /// UDP: no answer came in time, and the next hop was asked whether it is
+    /// still there.
+    pub const DOUBTED: u16 = 1 << 15;
 }
 
 /// No slot: the end of an intrusive list, or a link not in use.

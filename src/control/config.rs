@@ -234,8 +234,10 @@ pub struct Service {
     pub syn_retry_ms: u16,
     /// SYNs for one connection, the first included.
     pub syn_attempts: u8,
-    /// SYN failures in a row; 0: never.
+    /// Failures in a row; 0: never.
     pub fail_after: u16,
+    /// A UDP flow ends with its first answer.
+    pub one_answer: bool,
     /// The kernel has a route to the VIP while a server is usable.
     pub announce: bool,
     pub timeouts: Timeouts,

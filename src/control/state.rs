@@ -163,6 +163,7 @@ pub struct State {
     generation: u64,
     route_generation: u64,
     losses: u64,
+    timeout_generation: u64,
     routes: Routes,
     snapshot: Arc<Snapshot>,
 }
@@ -205,6 +206,7 @@ impl State {
             generation: 0,
             route_generation: 0,
             losses: 0,
+            timeout_generation: 0,
             ports: Vec::new(),
             routes: Routes::default(),
             services: Vec::new(),
@@ -233,6 +235,7 @@ impl State {
             generation: 0,
             route_generation: 0,
             losses: 0,
+            timeout_generation: 0,
             routes: Routes::default(),
             snapshot: Arc::new(snapshot),
         };
@@ -499,6 +502,7 @@ impl State {
             generation: self.generation,
             route_generation: self.route_generation,
             losses: self.losses,
+            timeout_generation: self.timeout_generation,
             ports: self.ports.clone(),
             routes: self.routes.clone(),
             services: self

@@ -129,8 +129,10 @@ pub struct Service {
     pub syn_retry_ms: u16,
     /// SYNs sent for one connection at most, the first included.
     pub syn_attempts: u8,
-    /// SYN failures in a row after which a server is taken out; 0: never.
+    /// Failures in a row after which a server is taken out; 0: never.
     pub fail_after: u16,
+    /// A UDP flow ends with its first answer.
+    pub one_answer: bool,
 }
 
 /// How a real server takes part.
@@ -194,6 +196,9 @@ pub struct Snapshot {
     /// Counts up when a server goes down or is removed; its connections then
     /// end.
     pub losses: u64,
+    /// Counts up with every change of a service's timeouts; timers are then
+    /// armed anew.
+    pub timeout_generation: u64,
     /// The ports, by [`PortIx`].
     pub ports: Box<[PortInfo]>,
     /// Where packets go.
@@ -239,6 +244,7 @@ pub struct Parts {
     pub generation: u64,
     pub route_generation: u64,
     pub losses: u64,
+    pub timeout_generation: u64,
     pub ports: Vec<PortInfo>,
     pub routes: Routes,
     pub services: Vec<Option<Service>>,
@@ -289,6 +295,7 @@ impl Snapshot {
             generation: parts.generation,
             route_generation: parts.route_generation,
             losses: parts.losses,
+            timeout_generation: parts.timeout_generation,
             ports: parts.ports.into(),
             routes: parts.routes,
             services: parts.services.into(),

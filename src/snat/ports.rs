@@ -243,6 +243,27 @@ impl PortSet {
         Some(self.take(bit))
     }
 
+    /// The next port in use. For a set without a free or resting port: the one
+    /// taken longest ago that was not asked for since. The cursor moves behind
+    /// it, so that the next call looks further; `budget` bounds how far this
+    /// one looks. The port stays in use: whoever gives it to another connection
+    /// ends the old one without releasing it.
+    #[inline]
+    pub fn next_in_use(&mut self, budget: &mut u32) -> Option<u16> {
+        while self.used_count > 0 && *budget > 0 {
+            *budget -= 1;
+            let bit = self.cursor;
+            self.cursor = self.after(bit);
+            if !self.free.contains(bit)
+                && !self.resting.contains(bit)
+                && let Some(port) = self.port_of(bit)
+            {
+                return Some(port);
+            }
+        }
+        None
+    }
+
     /// A port's connection is over; the port may be stolen.
     ///
     /// # Errors
@@ -319,11 +340,31 @@ impl PortSet {
     #[inline]
     fn take(&mut self, bit: u32) -> Lease {
         self.used_count += 1;
-        self.cursor = if bit + 1 == self.len { 0 } else { bit + 1 };
+        self.cursor = self.after(bit);
+        let (class, rank) = self.place(bit);
+        Lease(class[rank])
+    }
+
+    /// The bit after `bit`, cyclically.
+    #[inline]
+    fn after(&self, bit: u32) -> u32 {
+        if bit + 1 == self.len { 0 } else { bit + 1 }
+    }
+
+    /// The class of a bit's port, and where it stands there.
+    #[inline]
+    fn place(&self, bit: u32) -> (&[u16], usize) {
         let count = self.worker.slots.len() as u32;
         let (rank, position) = (bit / count, bit % count);
         let class = self.base ^ self.worker.slots[position as usize];
-        Lease(self.worker.classes.class(class)[rank as usize])
+        (self.worker.classes.class(class), rank as usize)
+    }
+
+    /// The port of a bit; some of the last bits have none.
+    #[inline]
+    fn port_of(&self, bit: u32) -> Option<u16> {
+        let (class, rank) = self.place(bit);
+        class.get(rank).copied()
     }
 
     /// The bit of a port.

@@ -16,7 +16,8 @@ pub enum EndCause {
     ServerGone,
     /// The client began another one from the same port.
     Replaced,
-    /// Half-open, and given up because the table was full.
+    /// Half-open, or an unanswered or idle UDP flow, and given up because the
+    /// table was full or no local port was left.
     Evicted,
 }
 

@@ -44,10 +44,16 @@ events! {
         "RST to the sender of a segment whose connection a RST had ended.";
     ResetReplaced = "reset-replaced":
         "RST to a real server whose connection the client replaced by a new one.";
+    ResetEvicted = "reset-evicted":
+        "RST to a real server whose half-open connection gave its local port to a new one.";
     ResetAbandoned = "reset-abandoned":
         "RST to a real server that answered after its connection had moved elsewhere.";
     ResetWithheld = "reset-withheld":
-        "A RST not sent because of the rate limit.";
+        "A RST to the sender of a segment, not sent because of the rate limit.";
+    ResetWithheldIdle = "reset-withheld-idle":
+        "RSTs to the ends of connections that idled out, not sent because of the rate limit.";
+    ResetWithheldGone = "reset-withheld-gone":
+        "RSTs to the ends of connections whose real server is gone, not sent because of the rate limit.";
     IcmpSent = "icmp-sent":
         "ICMP errors the gateway sent.";
     IcmpWithheld = "icmp-withheld":
@@ -76,6 +82,18 @@ events! {
         "Half-open connections given up because the table was full.";
     RestingEvicted = "resting-evicted":
         "Finished connections given up early because the table was full.";
+    UdpMoved = "udp-moved":
+        "UDP flows that left a real server that can't be reached: their next datagram goes to another.";
+    UdpResent = "udp-resent":
+        "Datagrams that did not reach their real server and were sent to another.";
+    UdpEvicted = "udp-evicted":
+        "UDP flows given up because the table was full: unanswered ones first, then idle ones.";
+    HalfOpenPortTaken = "half-open-port-taken":
+        "Half-open connections whose local port went to a new one, since none was free or resting.";
+    UdpPortTaken = "udp-port-taken":
+        "UDP flows whose local port went to a new one, since none was free: unanswered ones first, then idle ones.";
+    LocalPortElsewhere = "local-port-elsewhere":
+        "Connections that went to another real server because the chosen one had no local port left.";
     IdledOut = "idled-out":
         "Connections ended by their idle timeout.";
     ArpRequests = "arp-requests":

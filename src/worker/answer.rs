@@ -159,7 +159,7 @@ impl<Io: BurstIo> Worker<Io> {
     }
 
     /// ICMP error about a packet as it was received, to its sender.
-    fn icmp_about(&mut self, packet: &Io::Buf, from: Ipv4Addr, error: IcmpError) {
+    pub(super) fn icmp_about(&mut self, packet: &Io::Buf, from: Ipv4Addr, error: IcmpError) {
         let bytes = packet.bytes();
         // Not about what came by link-layer broadcast (RFC 1812 §4.3.2.7).
         if bytes.first().is_none_or(|first| first & 1 != 0) {

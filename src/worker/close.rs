@@ -4,12 +4,12 @@ use arrayvec::ArrayVec;
 
 use super::Worker;
 use crate::conntrack::entry::{Entry, State, flag, proto};
-use crate::conntrack::timeouts::{Timeouts, timeout_of};
+use crate::conntrack::timeouts::{Timeouts, timeout_for};
 use crate::ids::{ServerIx, SetIx, SlotIx};
 use crate::io::BurstIo;
 use crate::service::snapshot::{Answer, Snapshot};
 use crate::stats::{EndCause, Event, ServiceCounters};
-use crate::time::{Millis, Stamp};
+use crate::time::Stamp;
 
 /// Timers looked at between two bursts: some microseconds' work.
 const TIMERS_PER_POLL: u32 = 64;
@@ -28,60 +28,25 @@ const ENDS_PER_POLL: usize = 32;
 /// round trip, and after a second it would send the SYN again anyway.
 const HELD_ON_ESTABLISHED_MS: u64 = 1_000;
 
-/// Table slots eviction looks at for a connection that may go.
-const EVICT_REACH: u32 = 256;
-
-/// Between two turns of connections whose RSTs wait for their rate limit,
-/// milliseconds.
-const TURN_MS: u64 = 20;
-
-/// When connections that idle out faster than their RSTs may be sent get their
-/// turn: each one an appointment, as many at a time as the rate allows. Asking
-/// all of them again and again would keep every other timer waiting.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Turns {
-    /// The last turn that was given.
-    at: Millis,
-    /// How many more it has room for.
-    left: u32,
-}
-
-impl Turns {
-    /// None given yet.
-    pub(super) const fn new(now: Millis) -> Self {
-        Self { at: now, left: 0 }
-    }
-
-    /// The next turn after `now`, at so many RSTs a second.
-    fn next(&mut self, now: Millis, per_second: u32) -> Millis {
-        let over = now.reached(self.at);
-        if over || self.left == 0 {
-            let last = if over { now } else { self.at };
-            self.at = last.plus(TURN_MS);
-            // Two for each connection.
-            let room = u64::from(per_second) * TURN_MS / 2_000;
-            self.left = (room as u32).max(1);
-        }
-        self.left -= 1;
-        self.at
-    }
-}
-
-/// A walk over the whole table after the configuration changed.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Sweep {
-    /// Next slot to look at; `None`: nothing to do.
-    cursor: Option<u32>,
+/// Walks over the whole table after the configuration changed: for each, the
+/// next slot to look at, or `None` where there is nothing to do. None of them
+/// waits for another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Sweeps {
     /// Servers went: their connections end.
-    servers: bool,
+    servers: Option<u32>,
+    /// Timeouts changed: timers are armed anew.
+    timers: Option<u32>,
 }
 
-impl Sweep {
-    /// Starts a walk, or starts it over with more to do.
-    pub(super) fn start(&mut self, servers: bool) {
+impl Sweeps {
+    /// Starts those walks for which there is a reason, from the beginning.
+    pub(super) fn start(&mut self, servers: bool, timers: bool) {
         if servers {
-            self.cursor = Some(0);
-            self.servers |= servers;
+            self.servers = Some(0);
+        }
+        if timers {
+            self.timers = Some(0);
         }
     }
 }
@@ -116,7 +81,7 @@ impl<Io: BurstIo> Worker<Io> {
     }
 
     /// Counts a connection that is over.
-    fn count_end(&self, server: ServerIx, cause: EndCause) {
+    pub(super) fn count_end(&self, server: ServerIx, cause: EndCause) {
         if let Some(counters) = self.service_counters(server) {
             counters.ended(cause).add(1);
         }
@@ -184,9 +149,13 @@ impl<Io: BurstIo> Worker<Io> {
 
     fn deadline(&self, entry: &Entry) -> Stamp {
         let timeouts = timeouts_of(&self.snapshot, entry);
-        let idle = entry.last_seen.plus(timeout_of(entry.state, &timeouts));
-        match self.retry_deadline(entry) {
-            Some(retry) if idle.reached(retry) => retry,
+        let idle = entry.last_seen.plus(timeout_for(entry, &timeouts));
+        let first = match entry.state {
+            State::UdpOneWay => self.doubt_deadline(entry),
+            _ => self.retry_deadline(entry),
+        };
+        match first {
+            Some(first) if idle.reached(first) => first,
             _ => idle,
         }
     }
@@ -203,6 +172,14 @@ impl<Io: BurstIo> Worker<Io> {
             self.count_end(entry.server, EndCause::Replaced);
             self.reset_server(&entry, Event::ResetReplaced);
         }
+        self.rest(slot);
+    }
+
+    /// The entry leaves the client side of the index, and keeps its local port
+    /// while that rests.
+    pub(super) fn rest(&mut self, slot: SlotIx) {
+        self.forgo_reset(slot);
+        let before = self.table.get(slot).state;
         self.table.unlink_client(slot);
         let entry = self.table.get_mut(slot);
         entry.state = State::Resting;
@@ -219,15 +196,15 @@ impl<Io: BurstIo> Worker<Io> {
         if entry.protocol != proto::TCP {
             return self.remove(slot);
         }
-        if let Some(event) = resets {
-            self.reset_client(&entry, event);
-            self.reset_server(&entry, event);
-        }
+        let turn = resets.and_then(|event| self.reset_ends(&entry, event));
         self.release_syn(slot);
         let ended = self.table.get_mut(slot);
         ended.state = State::Closed;
         ended.last_seen = self.now.stamp();
         self.book(slot, entry.state);
+        if let Some(turn) = turn {
+            self.owe_reset(slot, turn);
+        }
     }
 
     /// Frees an entry and its local port.
@@ -241,6 +218,7 @@ impl<Io: BurstIo> Worker<Io> {
     /// Frees an entry whose local port has gone on to another.
     pub(super) fn remove_keeping_port(&mut self, slot: SlotIx) {
         self.release_syn(slot);
+        self.forgo_reset(slot);
         let entry = self.table.get(slot);
         if entry.state.is_half_open() {
             self.stats.half_open.sub(1);
@@ -292,13 +270,15 @@ impl<Io: BurstIo> Worker<Io> {
         let snapshot = &self.snapshot;
         let now = self.now.stamp();
         self.table.pop_due(now, budget, |entry| {
-            // What is to become of a held SYN comes first; `fire` tells which.
-            if entry.has(flag::SYN_HELD) || entry.state == State::SynSent {
+            // What is to become of a held SYN, of an owed RST or of an unanswered
+            // datagram comes first; `fire` tells which.
+            let first = entry.flags & (flag::SYN_HELD | flag::RESET_OWED) != 0;
+            if first || matches!(entry.state, State::SynSent | State::UdpOneWay) {
                 return now;
             }
             entry
                 .last_seen
-                .plus(timeout_of(entry.state, &timeouts_of(snapshot, entry)))
+                .plus(timeout_for(entry, &timeouts_of(snapshot, entry)))
         })
     }
 
@@ -318,6 +298,10 @@ impl<Io: BurstIo> Worker<Io> {
             }
         } else if entry.has(flag::SYN_HELD) {
             self.release_syn(slot);
+        } else if entry.has(flag::RESET_OWED) && self.pay_reset(slot, &entry) {
+            return;
+        } else if entry.state == State::UdpOneWay {
+            self.doubt_server(slot);
         }
         let deadline = self.deadline(self.table.get(slot));
         if !self.now.stamp().reached(deadline) {
@@ -342,11 +326,6 @@ impl<Io: BurstIo> Worker<Io> {
             .snapshot
             .service_of(entry.server)
             .is_none_or(|service| service.on_expire == Answer::Reset);
-        if resets && !self.sweep_limit.take(2, self.now) {
-            let rate = self.snapshot.limits.resets_per_second;
-            let turn = self.turns.next(self.now, rate);
-            return self.table.arm(slot, turn.stamp());
-        }
         self.stats.event(Event::IdledOut).add(1);
         if let Some(counters) = self.service_counters(entry.server) {
             counters.idled_out.add(1);
@@ -354,81 +333,69 @@ impl<Io: BurstIo> Worker<Io> {
         self.end(slot, EndCause::Idle, resets.then_some(Event::ResetIdle));
     }
 
-    /// Goes on with the walk over the table, if one is under way.
+    /// Goes on with the walks over the table that are under way.
     pub(super) fn sweep(&mut self) -> usize {
-        let Some(from) = self.sweep.cursor else {
+        if self.sweeps == Sweeps::default() {
             return 0;
-        };
-        let to = from
-            .saturating_add(SWEEP_PER_POLL)
-            .min(self.table.slots_end().0);
-        let mut ended = 0;
-        for slot in from..to {
-            let slot = SlotIx(slot);
-            let entry = self.table.get_mut(slot);
-            if entry.state == State::Free {
-                continue;
-            }
-            let (server, over) = (entry.server, entry.state.is_over());
-            let gone = self
-                .snapshot
-                .server(server)
-                .is_none_or(|server| !server.state.keeps_connections());
-            if self.sweep.servers && gone && !over {
-                ended += 1;
-                if ended > ENDS_PER_POLL {
-                    self.sweep.cursor = Some(slot.0);
-                    return 1;
-                }
-                // One that no server has accepted yet need not fail.
-                if self.can_move(slot) {
-                    self.move_syn(slot);
-                    continue;
-                }
-                if !self.sweep_limit.take(2, self.now) {
-                    self.sweep.cursor = Some(slot.0);
-                    return 1;
-                }
-                self.end(slot, EndCause::ServerGone, Some(Event::ResetServerGone));
-            }
         }
-        if to >= self.table.slots_end().0 {
-            self.sweep = Sweep::default();
-        } else {
-            self.sweep.cursor = Some(to);
+        if let Some(from) = self.sweeps.timers {
+            self.sweeps.timers = self.sweep_timers(from);
+        }
+        if let Some(from) = self.sweeps.servers {
+            self.sweeps.servers = self.sweep_servers(from);
         }
         1
     }
 
-    /// Makes room in a full table: the next connection, in table order from
-    /// where it last looked, that is half-open or over. One that is established
-    /// never goes. False where none was within reach.
-    pub(super) fn evict(&mut self) -> bool {
+    /// Arms the timers of a stretch of the table anew; the slot that the next
+    /// stretch begins with, if there is one.
+    fn sweep_timers(&mut self, from: u32) -> Option<u32> {
         let end = self.table.slots_end().0;
-        for _ in 0..EVICT_REACH.min(end) {
-            if self.evict_cursor >= end {
-                self.evict_cursor = 0;
-            }
-            let slot = SlotIx(self.evict_cursor);
-            self.evict_cursor += 1;
+        let to = from.saturating_add(SWEEP_PER_POLL).min(end);
+        for slot in (from..to).map(SlotIx) {
             let entry = self.table.get(slot);
-            let (state, server) = (entry.state, entry.server);
-            if state.is_half_open() {
-                self.count_end(server, EndCause::Evicted);
-                self.stats.event(Event::HalfOpenEvicted).add(1);
-            } else if rests(state) {
-                self.stats.event(Event::RestingEvicted).add(1);
-            } else {
+            // Others have a timer that comes earlier, and sets this one.
+            let earlier = entry.flags & (flag::SYN_HELD | flag::RESET_OWED) != 0;
+            if entry.state != State::Free && !earlier {
+                self.arm(slot);
+            }
+        }
+        (to < end).then_some(to)
+    }
+
+    /// Ends the connections of a stretch of the table whose servers are gone.
+    fn sweep_servers(&mut self, from: u32) -> Option<u32> {
+        let end = self.table.slots_end().0;
+        let to = from.saturating_add(SWEEP_PER_POLL).min(end);
+        let mut ended = 0;
+        for slot in (from..to).map(SlotIx) {
+            let entry = self.table.get(slot);
+            if entry.state == State::Free || entry.state.is_over() || !self.is_gone(entry.server) {
                 continue;
             }
-            self.remove(slot);
-            return true;
+            if ended == ENDS_PER_POLL {
+                return Some(slot.0);
+            }
+            ended += 1;
+            // One that no server has accepted yet need not fail.
+            if self.can_move(slot) {
+                self.move_syn(slot);
+            } else {
+                self.end(slot, EndCause::ServerGone, Some(Event::ResetServerGone));
+            }
         }
-        false
+        (to < end).then_some(to)
+    }
+
+    /// Whether a server's connections are to end.
+    pub(super) fn is_gone(&self, server: ServerIx) -> bool {
+        self.snapshot
+            .server(server)
+            .is_none_or(|server| !server.state.keeps_connections())
     }
 }
 
 /// The connection is over, and a new one may take its local port if need be.
-fn rests(state: State) -> bool {
+pub(super) const fn rests(state: State) -> bool {
     matches!(state, State::TimeWait | State::Closed | State::Resting)
 }

@@ -5,6 +5,7 @@
 use super::message::{
     COMMANDS_PER_POLL, Command, NeighborFound, NeighborScan, PoolScan, Reply, Scan, SetUse, Update,
 };
+use super::owed::burst_of;
 use super::{PortFacts, Worker};
 use crate::conntrack::entry::{Entry, State};
 use crate::ids::{NeighborIx, SlotIx};
@@ -119,8 +120,10 @@ impl<Io: BurstIo> Worker<Io> {
             && self.handover.to.len() > 1;
         self.reset_limit
             .set_rate(new.limits.resets_per_second, new.limits.resets_per_second);
-        self.sweep_limit
-            .set_rate(new.limits.resets_per_second, new.limits.resets_per_second);
+        self.sweep_limit.set_rate(
+            new.limits.resets_per_second,
+            burst_of(new.limits.resets_per_second),
+        );
         self.icmp_limit
             .set_rate(new.limits.icmp_per_second, new.limits.icmp_per_second);
         if let Some(kernel) = &mut self.kernel {
@@ -136,7 +139,8 @@ impl<Io: BurstIo> Worker<Io> {
         if rerouted {
             self.hop_walk.start_all();
         }
-        self.sweep.start(servers_went);
+        let timeouts_changed = new.timeout_generation != old.timeout_generation;
+        self.sweeps.start(servers_went, timeouts_changed);
         self.tell(Reply::Applied(update));
     }
 

@@ -5,7 +5,7 @@
 use super::parse::{L3, Packet};
 use super::path::{to_client, to_server};
 use super::{Worker, answer};
-use crate::conntrack::entry::{Direction, FlowTuple};
+use crate::conntrack::entry::{Direction, FlowTuple, proto};
 use crate::ids::PortIx;
 use crate::io::{BurstIo, PacketBuf};
 use crate::nat::icmp::{Quote, quote, translate_error};
@@ -112,6 +112,12 @@ impl<Io: BurstIo> Worker<Io> {
             }
             return self.discard(packet, DropReason::IcmpUnmatched);
         };
+        if direction == Direction::Reverse && quote.protocol == proto::UDP {
+            match self.datagram_returned(packet, at, slot, port) {
+                Some(for_client) => packet = for_client,
+                None => return,
+            }
+        }
         let entry = self.table.get(slot);
         let (outer_src, outer_dst, inner, shift) = match direction {
             // About what we sent to the client; for the server.

@@ -1,14 +1,22 @@
-//! Local ports for new connections: which address, which port, and what is
-//! known of the connection that had it before.
+//! Local ports for new connections: which server, which address, which port,
+//! and what is known of the connection that had it before.
 
 use std::net::Ipv4Addr;
 
+use arrayvec::ArrayVec;
+
 use super::Worker;
-use crate::conntrack::entry::ServerTuple;
+use super::evict::tuple_towards;
+use super::open::is_sound;
+use super::parse::Packet;
 use crate::conntrack::isn::Previous;
-use crate::ids::{ServerIx, SetIx};
+use crate::ids::{ServerIx, ServiceIx, SetIx};
 use crate::io::BurstIo;
 use crate::stats::Event;
+
+/// Servers asked for a port before a connection is refused, where no server has
+/// one that is free or resting.
+const SERVERS_ASKED: usize = 4;
 
 /// A local address and port lent to a connection.
 pub(super) struct Lent {
@@ -20,8 +28,76 @@ pub(super) struct Lent {
 }
 
 impl<Io: BurstIo> Worker<Io> {
+    /// A local port towards `chosen`; where it has none to give, another server
+    /// of the service and a port towards that.
+    #[inline]
+    pub(super) fn lend_any(
+        &mut self,
+        service_ix: ServiceIx,
+        chosen: ServerIx,
+        at: &Packet,
+        avoid: Option<ServerIx>,
+    ) -> Option<(ServerIx, Lent)> {
+        match self.lend(chosen, at.protocol) {
+            Some(lent) => Some((chosen, lent)),
+            None => self.lend_elsewhere(service_ix, chosen, at, avoid),
+        }
+    }
+
+    /// A port towards another server than `full`. First those are asked that
+    /// have one free or resting, then those where something would have to give
+    /// way.
+    #[cold]
+    #[inline(never)]
+    fn lend_elsewhere(
+        &mut self,
+        service_ix: ServiceIx,
+        full: ServerIx,
+        at: &Packet,
+        avoid: Option<ServerIx>,
+    ) -> Option<(ServerIx, Lent)> {
+        let mut asked = ArrayVec::<ServerIx, SERVERS_ASKED>::new();
+        asked.push(full);
+        let mut with_ports = true;
+        while !asked.is_full() {
+            let (snapshot, sets) = (&self.snapshot, &self.sets);
+            let has_port = |server| {
+                let locals = snapshot.server(server).map(|server| &server.locals);
+                locals.into_iter().flatten().any(|(_, set)| {
+                    let set = sets.get(set.ix()).and_then(Option::as_deref);
+                    set.is_some_and(|set| set.used_count() < set.capacity())
+                })
+            };
+            let wanted = |server| !asked.contains(&server) && (!with_ports || has_port(server));
+            let other = self.cursors.get_mut(service_ix.ix()).and_then(|cursor| {
+                self.snapshot.service(service_ix)?.plan.pick(
+                    cursor,
+                    at.src,
+                    |server| self.stats.server(server).active.get(),
+                    |server| {
+                        wanted(server)
+                            && is_sound(snapshot, &self.health, server, self.now, avoid, true)
+                    },
+                )
+            });
+            let Some(other) = other else {
+                if !std::mem::take(&mut with_ports) {
+                    return None;
+                }
+                continue;
+            };
+            if let Some(lent) = self.lend(other, at.protocol) {
+                self.stats.event(Event::LocalPortElsewhere).add(1);
+                return Some((other, lent));
+            }
+            asked.push(other);
+        }
+        None
+    }
+
     /// A local port towards a server: a rested one of any local address, the
-    /// addresses taken in turn; else, for TCP, one whose connection is over.
+    /// addresses taken in turn; else one whose connection is over; else one
+    /// whose connection gives way.
     pub(super) fn lend(&mut self, server_ix: ServerIx, protocol: u8) -> Option<Lent> {
         let locals = &self.snapshot.server(server_ix)?.locals;
         let first = self.turn;
@@ -59,7 +135,13 @@ impl<Io: BurstIo> Worker<Io> {
                 });
             }
         }
-        None
+        let (local, set, port) = self.take_port(server_ix, protocol, first)?;
+        Some(Lent {
+            local,
+            port,
+            set,
+            previous: None,
+        })
     }
 
     /// The entry that kept a stolen port goes; what the server may remember of
@@ -72,14 +154,7 @@ impl<Io: BurstIo> Worker<Io> {
         protocol: u8,
     ) -> Option<Previous> {
         self.stats.event(Event::LocalPortStolen).add(1);
-        let server = self.snapshot.server(server_ix)?;
-        let tuple = ServerTuple {
-            server: server.addr,
-            local,
-            server_port: server.port,
-            local_port: port,
-            protocol,
-        };
+        let tuple = tuple_towards(self.snapshot.server(server_ix)?, local, port, protocol);
         let slot = self
             .table
             .find_server(self.table.server_hash(&tuple), &tuple)?;

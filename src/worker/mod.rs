@@ -8,9 +8,11 @@
 //! out      next hop, transmit buffers  attempt  second tries with held SYNs
 //! link     ARP                         hold     the store of held SYNs
 //! announce gratuitous ARP              hops     next hops of connections, renewed
-//! icmp     pings and translated errors health   servers that fail SYNs
+//! icmp     pings and translated errors health   servers that fail
 //! answer   resets and ICMP of our own  close    state changes, timers, sweeps
-//! fragment IP fragments                kernel   packets of the kernel behind us
+//! evict    who gives way               kernel   packets of the kernel behind us
+//! fragment IP fragments                owed     RSTs that wait for their turn
+//! udp      first answers, and datagrams that their server did not get
 //! command  what the management core asks for
 //! capture  copies of packets for `fullgatectl capture`
 //! dropped  the last dropped packets, with their headers
@@ -30,6 +32,7 @@ mod capture;
 mod close;
 mod command;
 pub mod dropped;
+mod evict;
 pub mod explain;
 mod fragment;
 mod health;
@@ -42,10 +45,12 @@ mod link;
 pub mod message;
 mod open;
 mod out;
+mod owed;
 pub mod parse;
 mod path;
 #[cfg(test)]
 mod tests;
+mod udp;
 mod verify;
 
 use std::sync::Arc;
@@ -70,7 +75,7 @@ use crate::wire::ethernet::MacAddr;
 
 use announce::Announcing;
 use capture::Captures;
-use close::{Sweep, Turns};
+use close::Sweeps;
 use dropped::LastDrops;
 use fragment::Overtaking;
 use health::Health;
@@ -79,6 +84,7 @@ use hops::HopWalk;
 use kernel::{Kernel, KernelRings};
 use link::Defended;
 use message::{Backlog, DropScan, Link, NeighborScan, PoolScan, Scan, Update};
+use owed::Turns;
 
 /// The time of one poll round.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -241,7 +247,7 @@ pub struct Worker<Io: BurstIo> {
     isn_secret: IsnSecret,
     /// Counts connections, to take local addresses in turn.
     turn: usize,
-    sweep: Sweep,
+    sweeps: Sweeps,
     scan: Option<Box<Scan>>,
     pool_scan: Option<Box<PoolScan>>,
     neighbor_scan: Option<Box<NeighborScan>>,
@@ -300,12 +306,16 @@ impl<Io: BurstIo> Worker<Io> {
             handover: setup.handover,
             kernel,
             reset_limit: RateLimit::new(limits.resets_per_second, limits.resets_per_second, now.ms),
-            sweep_limit: RateLimit::new(limits.resets_per_second, limits.resets_per_second, now.ms),
+            sweep_limit: RateLimit::new(
+                limits.resets_per_second,
+                owed::burst_of(limits.resets_per_second),
+                now.ms,
+            ),
             turns: Turns::new(now.ms),
             icmp_limit: RateLimit::new(limits.icmp_per_second, limits.icmp_per_second, now.ms),
             isn_secret: setup.isn_secret,
             turn: usize::from(setup.ix.0),
-            sweep: Sweep::default(),
+            sweeps: Sweeps::default(),
             scan: None,
             pool_scan: None,
             neighbor_scan: None,

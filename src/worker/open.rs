@@ -3,16 +3,18 @@
 use std::net::Ipv4Addr;
 
 use super::Worker;
+use super::health::Health;
 use super::lend::Lent;
 use super::message::{Notice, Reply};
 use super::parse::Packet;
-use crate::conntrack::entry::{Direction, Entry, State};
+use crate::conntrack::entry::{Direction, Entry, State, proto};
 use crate::conntrack::isn;
 use crate::conntrack::tcp::{self, Segment};
 use crate::ids::{PortIx, ServerIx, ServiceIx};
 use crate::io::BurstIo;
-use crate::service::snapshot::ServerState;
+use crate::service::snapshot::{ServerState, Snapshot};
 use crate::stats::{DropReason, Event};
+use crate::time::Millis;
 
 /// What is known of a connection to be made, beyond its first packet.
 #[derive(Clone, Copy, Debug, Default)]
@@ -52,7 +54,8 @@ impl<Io: BurstIo> Worker<Io> {
         if self.table.len() >= self.table.capacity() && !self.evict() {
             return self.refuse_full(packet, at, service_ix);
         }
-        let Some(lent) = self.lend(server_ix, at.protocol) else {
+        let lent = self.lend_any(service_ix, server_ix, at, opening.avoid);
+        let Some((server_ix, lent)) = lent else {
             self.stats.service(service_ix).no_local_port.add(1);
             self.tell(Reply::Notice(Notice::NoLocalPort(server_ix)));
             return self.refuse(packet, at, DropReason::NoLocalPort, Event::ResetRefused);
@@ -137,21 +140,38 @@ impl<Io: BurstIo> Worker<Io> {
         let cursor = self.cursors.get_mut(service_ix.ix())?;
         let (stats, health, now) = (&self.stats, &self.health, self.now);
         let active = |server| stats.server(server).active.get();
-        let up = |server| {
-            snapshot
-                .server(server)
-                .is_some_and(|server| server.state == ServerState::Up)
-        };
-        let sound = |server: ServerIx| {
-            up(server)
-                && avoid != Some(server)
-                && health
-                    .get(server.ix())
-                    .is_none_or(|health| health.usable(now, avoid.is_some()))
-        };
+        let up = |server| is_up(snapshot, server);
+        // What is known of a server's failures with UDP is proof, and a client
+        // may have no second try.
+        let choosy = avoid.is_some() || service.protocol == proto::UDP;
+        let sound = |server| is_sound(snapshot, health, server, now, avoid, choosy);
         service
             .plan
             .pick(cursor, client, active, sound)
             .or_else(|| service.plan.pick(cursor, client, active, up))
     }
+}
+
+/// Whether a server gets new connections.
+fn is_up(snapshot: &Snapshot, server: ServerIx) -> bool {
+    snapshot
+        .server(server)
+        .is_some_and(|server| server.state == ServerState::Up)
+}
+
+/// Whether a server may get this connection: it is up, not the one to avoid, not
+/// out because of its failures, and, where one is choosy, did not just fail.
+pub(super) fn is_sound(
+    snapshot: &Snapshot,
+    health: &[Health],
+    server: ServerIx,
+    now: Millis,
+    avoid: Option<ServerIx>,
+    choosy: bool,
+) -> bool {
+    is_up(snapshot, server)
+        && avoid != Some(server)
+        && health
+            .get(server.ix())
+            .is_none_or(|health| health.usable(now, choosy))
 }

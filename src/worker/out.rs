@@ -151,16 +151,16 @@ impl<Io: BurstIo> Worker<Io> {
     /// waited for those that do not answer.
     pub(super) fn release_waiting(&mut self) {
         while let Some((over, packet)) = self.neighbors.take_waiting() {
-            let reason = match over {
+            match over {
                 Over::Known(hop) => {
                     self.stats.event(Event::NeighborHeld).add(1);
                     self.emit(packet, hop);
-                    continue;
                 }
-                Over::Failed => DropReason::NeighborUnreachable,
-                Over::Displaced => DropReason::NeighborQueueFull,
-            };
-            self.aside(|worker| worker.discard(packet, reason));
+                Over::Failed => self.aside(|worker| worker.undeliverable(packet)),
+                Over::Displaced => self.aside(|worker| {
+                    worker.discard(packet, DropReason::NeighborQueueFull);
+                }),
+            }
         }
     }
 }

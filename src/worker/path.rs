@@ -202,8 +202,8 @@ impl<Io: BurstIo> Worker<Io> {
                 return self.tcp_decide(packet, at, slot, direction, port, segment);
             }
             entry.last_seen = self.now.stamp();
-        } else {
-            self.note_datagram(slot, direction);
+        } else if self.note_datagram(slot, direction) {
+            return self.first_answer(packet, at, slot, port);
         }
         self.translate(packet, at, slot, direction, port);
     }
@@ -277,16 +277,6 @@ impl<Io: BurstIo> Worker<Io> {
         };
         self.reset_sender(at, segment, event);
         self.discard(packet, DropReason::ConnectionEnded);
-    }
-
-    #[inline(always)]
-    fn note_datagram(&mut self, slot: SlotIx, direction: Direction) {
-        let entry = self.table.get_mut(slot);
-        entry.last_seen = self.now.stamp();
-        if direction == Direction::Reverse && entry.state == State::UdpOneWay {
-            entry.state = State::UdpTwoWay;
-            self.state_changed(slot, State::UdpOneWay);
-        }
     }
 
     /// Translates a packet of a connection and sends it on its way.

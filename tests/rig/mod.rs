@@ -455,6 +455,7 @@ fn snapshot(
         generation,
         route_generation: 1,
         losses: 0,
+        timeout_generation: 0,
         ports: vec![
             port("wan", OWN[0], "10.1.0.1/24", Some(ROUTER)),
             port("lan", OWN[1], "10.2.0.1/16", None),
@@ -483,6 +484,7 @@ fn snapshot(
                     syn_retry_ms: 250,
                     syn_attempts: 3,
                     fail_after: 0,
+                    one_answer: false,
                 })
             })
             .collect(),

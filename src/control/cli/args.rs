@@ -221,6 +221,9 @@ pub(super) struct ServiceKeys {
     /// Failures in a row after which a server is taken out; 0: never.
     #[arg(long, value_name = "N")]
     fail_after: Option<u32>,
+    /// Whether a UDP flow goes on, or ends with its answer: flows or one-answer.
+    #[arg(long)]
+    udp: Option<String>,
     /// Whether the VIP is announced while a server is usable.
     #[arg(long, value_name = "true|false")]
     announce: Option<bool>,
@@ -273,6 +276,7 @@ impl ServiceKeys {
             ),
             ("syn-attempts", self.syn_attempts.map(|v| json!(v))),
             ("fail-after", self.fail_after.map(|v| json!(v))),
+            ("udp", self.udp.as_ref().map(|v| json!(v))),
             ("announce", self.announce.map(|v| json!(v))),
             (
                 "timeouts",

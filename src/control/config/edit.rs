@@ -2,10 +2,12 @@
 //! form of the file's tables, as JSON. Each edit gives a new, validated
 //! configuration or one problem, and leaves the old one as it was.
 
+use std::collections::HashSet;
+
 use serde::de::DeserializeOwned;
 
 use super::problem::{Place, Problem, nearest};
-use super::raw::{RawHealth, RawServer, RawService, RawTimeouts};
+use super::raw::{RawConfig, RawHealth, RawServer, RawService, RawTimeouts};
 use super::{Checked, Config, Server, Service, validate};
 
 /// Reads a request, such as a [`RawService`].
@@ -55,6 +57,21 @@ impl Config {
         Ok((service, &service.servers[server]))
     }
 
+    /// Validates an edited form of the configuration. What is worth a warning
+    /// in both was said when it came: only what is new is said again.
+    fn checked(&self, edited: &RawConfig) -> Result<Checked, Problem> {
+        let mut checked = validate::validate(edited)?;
+        if !checked.warnings.is_empty()
+            && let Ok(before) = validate::validate(&self.to_raw())
+        {
+            let said: HashSet<String> = before.warnings.iter().map(Problem::to_string).collect();
+            checked
+                .warnings
+                .retain(|warning| !said.contains(&warning.to_string()));
+        }
+        Ok(checked)
+    }
+
     /// Replaces one service by an edited form of it and validates the whole.
     fn with_service(
         &self,
@@ -70,7 +87,7 @@ impl Config {
         ) {
             edit(service, raw)?;
         }
-        validate::validate(&raw)
+        self.checked(&raw)
     }
 
     /// With one more service.
@@ -80,7 +97,7 @@ impl Config {
     pub fn add_service(&self, service: RawService) -> Result<Checked, Problem> {
         let mut raw = self.to_raw();
         raw.service.get_or_insert_default().push(service);
-        validate::validate(&raw)
+        self.checked(&raw)
     }
 
     /// Without the service of this name (or `VIP:PORT/PROTOCOL`).
@@ -93,7 +110,7 @@ impl Config {
         if let Some(services) = &mut raw.service {
             services.remove(index);
         }
-        validate::validate(&raw)
+        self.checked(&raw)
     }
 
     /// With the service's keys that `edit` gives replaced; its list of servers

@@ -133,6 +133,7 @@ raw!(
         syn_retry_after: String,
         syn_attempts: i64,
         fail_after: i64,
+        udp: String,
         announce: bool,
         timeouts: RawTimeouts,
         health: RawHealth,
@@ -149,6 +150,7 @@ raw!(
         time_wait: String,
         closed: String,
         udp: String,
+        udp_one_way: String,
     }
 );
 raw!(

@@ -26,8 +26,10 @@ const FAIL_AFTER: u16 = 3;
 const TIMEOUT_MIN: Duration = Duration::from_millis(100);
 const TIMEOUT_MAX: Duration = Duration::from_secs(7 * 86_400);
 
-/// RFC 4787 REQ-5: a UDP mapping must not expire in less than two minutes.
+/// RFC 4787 REQ-5: a UDP mapping must not expire in less than two minutes, but
+/// for well-known ports, whose applications are known.
 const UDP_TIMEOUT_FLOOR_MS: u32 = 120_000;
+const WELL_KNOWN: std::ops::RangeInclusive<u16> = 0..=1023;
 
 const PROTOCOL: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
 const SCHEDULER: [(&str, Scheduler); 4] = [
@@ -38,6 +40,7 @@ const SCHEDULER: [(&str, Scheduler); 4] = [
 ];
 const UNKNOWN_FLOW: [(&str, Answer); 2] = [("reset", Answer::Reset), ("drop", Answer::Silent)];
 const ON_EXPIRE: [(&str, Answer); 2] = [("reset", Answer::Reset), ("silent", Answer::Silent)];
+const UDP: [(&str, bool); 2] = [("flows", false), ("one-answer", true)];
 const STATE: [(&str, AdminState); 3] = [
     (AdminState::Up.name(), AdminState::Up),
     (AdminState::Draining.name(), AdminState::Draining),
@@ -51,7 +54,7 @@ type TimeoutKey = (
     fn(&mut RawTimeouts) -> &mut Option<String>,
     fn(&mut Timeouts) -> &mut u32,
 );
-const TIMEOUTS: [TimeoutKey; 6] = [
+const TIMEOUTS: [TimeoutKey; 7] = [
     (
         "half-open",
         |r| r.half_open.as_ref(),
@@ -83,6 +86,12 @@ const TIMEOUTS: [TimeoutKey; 6] = [
         |t| &mut t.closed,
     ),
     ("udp", |r| r.udp.as_ref(), |r| &mut r.udp, |t| &mut t.udp),
+    (
+        "udp-one-way",
+        |r| r.udp_one_way.as_ref(),
+        |r| &mut r.udp_one_way,
+        |t| &mut t.udp_one_way,
+    ),
 ];
 
 /// `config` has everything but services.
@@ -278,7 +287,17 @@ fn service(
     let vip = parsed(&vip_at, vip, parse_endpoint)?;
     let protocol = choice(&at.key("protocol"), raw.protocol.as_deref(), &PROTOCOL)?;
     let timeouts = timeouts(&at.key("timeouts"), raw.timeouts.as_ref())?;
-    if protocol == Protocol::Udp && timeouts.udp < UDP_TIMEOUT_FLOOR_MS {
+    let one_answer = choice(&at.key("udp"), raw.udp.as_deref(), &UDP)?;
+    if one_answer && protocol != Protocol::Udp {
+        return Err(at
+            .key("udp")
+            .problem("belongs to protocol = \"udp\"; leave it out, or give the protocol"));
+    }
+    if protocol == Protocol::Udp
+        && !one_answer
+        && timeouts.udp < UDP_TIMEOUT_FLOOR_MS
+        && !WELL_KNOWN.contains(&vip.port())
+    {
         warnings.push(
             at.key("timeouts").key("udp").problem(
                 "is below 2 minutes, the least that RFC 4787 allows; quiet flows will break",
@@ -315,6 +334,7 @@ fn service(
             FAIL_AFTER,
             0..=u16::MAX,
         )?,
+        one_answer,
         announce: announce(&at.key("announce"), raw.announce, config)?,
         timeouts,
         health,
@@ -381,8 +401,16 @@ fn timeouts(at: &Place<'_>, raw: Option<&RawTimeouts>) -> Result<Timeouts, Probl
         }
         *stored(&mut timeouts) = timeout.as_millis() as u32;
     }
-    timeouts.udp_one_way = timeouts.udp;
+    if raw.is_none_or(|raw| raw.udp_one_way.is_none()) {
+        timeouts.udp_one_way = udp_one_way(timeouts.udp);
+    }
     Ok(timeouts)
+}
+
+/// How long a flow may go unanswered unless the configuration says: no longer
+/// than one that was answered.
+fn udp_one_way(udp: u32) -> u32 {
+    Timeouts::default().udp_one_way.min(udp)
 }
 
 fn servers(at: &Place<'_>, raw: &[RawServer]) -> Result<Vec<Server>, Problem> {
@@ -450,6 +478,7 @@ impl Service {
     pub(super) fn to_raw(&self) -> RawService {
         let mut timeouts = RawTimeouts::default();
         let (mut mine, mut defaults) = (self.timeouts, Timeouts::default());
+        defaults.udp_one_way = udp_one_way(mine.udp);
         for (_, _, text, stored) in TIMEOUTS {
             *text(&mut timeouts) = unless(*stored(&mut mine), *stored(&mut defaults), millis);
         }
@@ -464,6 +493,7 @@ impl Service {
             syn_retry_after: unless(self.syn_retry_ms, SYN_RETRY_MS, |ms| millis(u32::from(ms))),
             syn_attempts: unless(self.syn_attempts, SYN_ATTEMPTS, i64::from),
             fail_after: unless(self.fail_after, FAIL_AFTER, i64::from),
+            udp: word(self.one_answer, &UDP),
             announce: self.announce.then_some(true),
             timeouts: unless(timeouts, RawTimeouts::default(), |timeouts| timeouts),
             health: self.health.as_ref().map(Health::to_raw),

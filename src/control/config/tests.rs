@@ -868,9 +868,20 @@ fn what_looks_unintended_is_a_warning() {
             "f:22: pool[default].addresses[#2]: 10.7.0.1 is in no port's network; real servers answer it only if a router sends it here",
         ),
         (
+            ":80\"\n\n[service.timeouts]",
+            ":5060\"\nprotocol = \"udp\"\n[service.timeouts]\nudp = \"30s\"",
+            "f:29: service[web].timeouts.udp: is below 2 minutes, the least that RFC 4787 allows; quiet flows will break",
+        ),
+        // RFC 4787 REQ-5: well-known ports may have less.
+        (
             "[service.timeouts]",
             "protocol = \"udp\"\n[service.timeouts]\nudp = \"30s\"",
-            "f:30: service[web].timeouts.udp: is below 2 minutes, the least that RFC 4787 allows; quiet flows will break",
+            "",
+        ),
+        (
+            ":80\"\n\n[service.timeouts]",
+            ":5060\"\nprotocol = \"udp\"\nudp = \"one-answer\"\n[service.timeouts]\nudp = \"30s\"",
+            "",
         ),
         (
             "[service.timeouts]",
@@ -897,6 +908,41 @@ fn what_looks_unintended_is_a_warning() {
         checked.warnings[0].to_string(),
         "f:36: service[web].server[b].address: no route leads to 192.0.2.1; add a [[route]] or a gateway to a port"
     );
+}
+
+#[test]
+fn a_udp_flow_is_not_unanswered_for_longer_than_answered() {
+    let rows = [
+        ("", (300_000, 30_000)),
+        ("udp = \"10s\"", (10_000, 10_000)),
+        ("udp = \"10s\"\nudp-one-way = \"45s\"", (10_000, 45_000)),
+        ("udp-one-way = \"5m\"", (300_000, 300_000)),
+    ];
+    for (keys, expected) in rows {
+        let keys = format!("protocol = \"udp\"\n[service.timeouts]\n{keys}\n");
+        let text = GOOD.replacen("[service.timeouts]", &keys, 1);
+        let checked = Config::parse("f", &text).unwrap_or_else(|problem| panic!("{problem}"));
+        let timeouts = checked.config.services[0].timeouts;
+        assert_eq!((timeouts.udp, timeouts.udp_one_way), expected, "{keys}");
+        let again = Config::parse("f", &checked.config.to_toml());
+        let again = again.unwrap_or_else(|problem| panic!("{problem}"));
+        assert_eq!(again.config, checked.config);
+    }
+}
+
+#[test]
+fn an_edit_is_warned_of_once() {
+    let text = GOOD.replacen("gateway = \"10.0.0.254\"\n", "", 1);
+    let config = Config::parse("f", &text).expect("good").config;
+    let add = |config: &Config, address: &str| {
+        let server = request(serde_json::json!({ "address": address })).expect("a request");
+        config.add_server("web", server).expect("added")
+    };
+    let far = add(&config, "192.0.2.1:80");
+    let near = add(&far.config, "10.0.1.109:80");
+    let farther = add(&near.config, "192.0.2.2:80");
+    let counts = [far, near, farther].map(|checked| checked.warnings.len());
+    assert_eq!(counts, [1, 0, 1]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
 use crate::conntrack::entry::{Entry, flag, proto};
-use crate::conntrack::timeouts::timeout_of;
+use crate::conntrack::timeouts::timeout_for;
 use crate::control::api;
 use crate::control::config::Config;
 use crate::control::headers;
@@ -155,7 +155,7 @@ pub(super) fn connection(
         age_ms: now.since(entry.created),
         idle_ms: idle_ms.into(),
         expires_ms: service.map(|service| {
-            timeout_of(entry.state, &service.timeouts)
+            timeout_for(entry, &service.timeouts)
                 .saturating_sub(idle_ms)
                 .into()
         }),

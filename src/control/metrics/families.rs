@@ -74,7 +74,7 @@ families! {
     SERVICE_IDLED_OUT = "fullgate_service_idled_out_connections_total", Counter, ["service"]:
         "Connections ended by their idle timeout.";
     SERVICE_ENDED = "fullgate_service_ended_connections_total", Counter, ["service", "cause"]:
-        "Connections (UDP: flows) that are over: closed, reset, refused by the server, idle, server gone, replaced by the client, evicted while half-open.";
+        "Connections (UDP: flows) that are over: closed, reset, refused by the server, idle, server gone, replaced by the client, evicted (half-open, or UDP that nobody answered or that was idle) for want of room.";
     SERVICE_CONNECT = "fullgate_service_connect_duration_seconds", Histogram, ["service"]:
         "From the SYN to a real server to its SYN-ACK, in steps of a millisecond.";
 

@@ -53,6 +53,10 @@ impl State {
                 Some(old) if old.plan.kind() == service.scheduler => old.plan.clone(),
                 _ => Plan::build_keyed(service.scheduler, &slot.candidates),
             };
+            let timeouts = slot.service.as_ref().map(|old| old.timeouts);
+            if timeouts.is_some_and(|old| old != service.timeouts) {
+                self.timeout_generation += 1;
+            }
             slot.service = Some(Service {
                 name: service.name.clone(),
                 vip: *service.vip.ip(),
@@ -65,6 +69,7 @@ impl State {
                 syn_retry_ms: service.syn_retry_ms,
                 syn_attempts: service.syn_attempts,
                 fail_after: service.fail_after,
+                one_answer: service.one_answer,
             });
             self.plan(id);
         }

@@ -2,6 +2,7 @@
 //! far. Owned by the checker's thread, which says when the socket may be ready
 //! and when the time is over.
 
+mod arp;
 mod http;
 mod icmp;
 mod response;

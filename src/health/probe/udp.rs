@@ -1,19 +1,21 @@
-//! UDP: a datagram, and its answer or at least no ICMP error.
+//! UDP: a datagram, and its answer; where none is expected, at least a host
+//! that answers ARP, and no ICMP error.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Protocol, Socket, Type};
 
-use super::{Cause, Ending, Probe, connect, failure_of, no_answer, open, unmade, would_block};
-use crate::health::Target;
+use super::{Cause, Ending, Probe, arp, connect, failure_of, no_answer, open, unmade, would_block};
 use crate::health::spec::Udp;
+use crate::health::{Target, Via};
 
 /// Longest answer looked at.
 const ANSWER_MAX: usize = 65_535;
 
 pub(super) struct Datagram {
     socket: Socket,
+    target: Arc<Target>,
     expect: Option<Vec<u8>>,
 }
 
@@ -24,8 +26,20 @@ impl Datagram {
         socket.send(&udp.send).map_err(unmade("send"))?;
         Ok(Self {
             socket,
+            target: Arc::clone(target),
             expect: udp.expect.clone(),
         })
+    }
+}
+
+impl Datagram {
+    /// Whether the host is on the network here, and does not answer ARP.
+    fn is_off(&self) -> bool {
+        let interface = match &self.target.via {
+            Via::Host => None,
+            Via::Interface { name, .. } => Some(name.as_str()),
+        };
+        arp::is_silent(*self.target.address.ip(), interface)
     }
 }
 
@@ -58,6 +72,9 @@ impl Probe for Datagram {
     fn expire(&self, after: Duration) -> Ending {
         match self.expect {
             Some(_) => no_answer(after),
+            // The kernel gives up on ARP after three seconds, and most checks
+            // are over by then.
+            None if self.is_off() => Ending::failure(Cause::Unreachable, "no answer to ARP"),
             None => Ending::Success,
         }
     }

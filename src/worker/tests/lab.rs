@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use crate::conntrack::entry::{State, proto};
+use crate::conntrack::entry::{Entry, State, proto};
 use crate::conntrack::hash::HashKey;
 use crate::conntrack::isn::IsnSecret;
 use crate::conntrack::table::ConnTable;
@@ -87,6 +87,12 @@ impl Tcp {
 
     pub fn from_client(port: u16, flags: u8) -> Self {
         Self::new(CLIENT, port, VIP, 80, flags)
+    }
+
+    /// From another address.
+    pub fn from(mut self, src: Ipv4Addr) -> Self {
+        self.src = src;
+        self
     }
 
     pub fn from_server(server: usize, local: Ipv4Addr, local_port: u16, flags: u8) -> Self {
@@ -288,6 +294,10 @@ impl Out {
         self.on(LAN).into_iter().map(Tcp::read).collect()
     }
 
+    pub fn all_to_client(&self) -> Vec<Tcp> {
+        self.on(WAN).into_iter().map(Tcp::read).collect()
+    }
+
     pub fn to_client(&self) -> Tcp {
         Tcp::read(self.single(WAN))
     }
@@ -352,6 +362,7 @@ pub(super) struct Lab {
     pub worker: Worker<MemoryIo>,
     link: Link,
     steering: Arc<Steering>,
+    lends: Arc<WorkerPorts>,
     servers: Vec<Server>,
     now: Millis,
     generation: u64,
@@ -401,6 +412,7 @@ impl Lab {
             worker: Worker::new(setup, MemoryIo::new(2), first, at),
             link,
             steering,
+            lends,
             servers,
             now,
             generation: 1,
@@ -497,6 +509,35 @@ impl Lab {
         self.send(LAN, &icmp_error(kind, code, about))
     }
 
+    /// The same, quoting no more than it must (RFC 792).
+    pub fn server_sends_short_icmp(&mut self, kind: u8, code: u8, about: &Tcp) -> Out {
+        let whole = icmp_error(kind, code, about);
+        let mut message = whole[20..20 + 8 + 28].to_vec();
+        IcmpView::new_checked(&mut message[..])
+            .expect("whole")
+            .fill_checksum();
+        let packet = ipv4(about.dst, about.src, proto::ICMP, 64, &message);
+        self.send(LAN, &packet)
+    }
+
+    /// The client answers the ARP request about it.
+    pub fn client_answers_arp(&mut self) -> Out {
+        self.push_arp_answer(WAN, CLIENT);
+        self.poll();
+        self.collect()
+    }
+
+    /// Connections whose next hops have to be looked up again.
+    pub fn without_hops(&self) -> usize {
+        let table = self.worker.table();
+        let slots = table.slots(SlotIx(0), table.slots_end());
+        let none = Entry::NO_NEIGHBOR;
+        slots
+            .map(|slot| table.get(slot))
+            .filter(|entry| entry.client_hop == none && entry.server_hop == none)
+            .count()
+    }
+
     /// The client pings an address.
     pub fn ping(&mut self, addr: Ipv4Addr) -> Out {
         let mut message = vec![8, 0, 0, 0, 0, 1, 0, 1, b'h', b'i'];
@@ -538,6 +579,35 @@ impl Lab {
             .commands
             .push(Command::Apply(update))
             .expect("room");
+    }
+
+    /// Puts a configuration in force that differs as told.
+    pub fn reconfigure(&mut self, change: impl FnOnce(&mut Parts)) {
+        self.generation += 1;
+        let mut parts = parts(&self.servers, &self.steering, self.generation, self.losses);
+        change(&mut parts);
+        let update = Box::new(Update::new(Arc::new(Snapshot::new(parts))));
+        self.command(Command::Apply(update));
+    }
+
+    /// One more server of the UDP service.
+    pub fn add_udp_server(&mut self) {
+        let set = SetIx(self.servers.len() as u32);
+        let server = Server {
+            locals: Box::new([(LOCAL, set)]),
+            addr: SERVERS[1],
+            ..self.servers[2].clone()
+        };
+        let lends = Arc::clone(&self.lends);
+        let ports = PortSet::new(lends, LOCAL, server.addr, server.port, 1);
+        self.servers.push(server);
+        self.generation += 1;
+        let snapshot = snapshot(&self.servers, &self.steering, self.generation, self.losses);
+        let update = Box::new(Update {
+            new_sets: vec![(set, Box::new(ports))],
+            ..Update::new(Arc::new(snapshot))
+        });
+        self.command(Command::Apply(update));
     }
 
     /// Has the worker take a command.
@@ -793,6 +863,7 @@ fn parts(servers: &[Server], steering: &Arc<Steering>, generation: u64, losses: 
         syn_retry_ms: 250,
         syn_attempts: 3,
         fail_after: 0,
+        one_answer: false,
     };
     let route = |net: &str, port| Route {
         to: net.parse().expect("a network"),
@@ -803,6 +874,7 @@ fn parts(servers: &[Server], steering: &Arc<Steering>, generation: u64, losses: 
         generation,
         route_generation: 1,
         losses,
+        timeout_generation: 0,
         ports: vec![
             port("wan", OWN[0], "10.1.0.1/16"),
             port("lan", OWN[1], "10.2.0.1/24"),

@@ -15,6 +15,7 @@ mod icmp;
 mod metrics;
 mod never;
 mod operate;
+mod pressure;
 mod privileges;
 mod reload;
 mod soak;
@@ -39,6 +40,7 @@ pub fn all() -> Vec<Case> {
     operate::list(&mut cases);
     reload::list(&mut cases);
     hostile::list(&mut cases);
+    pressure::list(&mut cases);
     big::list(&mut cases);
     privileges::list(&mut cases);
     top::list(&mut cases);

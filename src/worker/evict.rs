@@ -1,0 +1,187 @@
+//! Who gives way where room is short: in a full connection table, and among the
+//! local ports towards a server when none is free or resting.
+//!
+//! Strangers make entries with one packet, so what one packet made is a guest.
+//! One order for all such places:
+//!
+//! 1. connections that are over: nobody misses them;
+//! 2. guests, the oldest first: TCP whose handshake is not complete, UDP that
+//!    nobody has answered. An honest one is a guest for a round trip;
+//! 3. answered UDP that is idle, the longest first, beyond a floor;
+//! 4. established TCP: never.
+//!
+//! `open` and `lend` call it for a packet that makes a connection. Work is
+//! bounded: a clock hand over the table, and for ports the cursor of their set,
+//! just ahead of which are those taken longest ago. No list is kept.
+
+use std::net::Ipv4Addr;
+
+use super::Worker;
+use super::close::rests;
+use crate::conntrack::entry::{Entry, ServerTuple, State, proto};
+use crate::ids::{ServerIx, SetIx, SlotIx};
+use crate::io::BurstIo;
+use crate::service::snapshot::Server;
+use crate::stats::{EndCause, Event};
+use crate::time::Millis;
+
+/// Table slots looked at for a connection that may go.
+const TABLE_REACH: u32 = 256;
+
+/// Guests among them after which the oldest is good enough: slots that were
+/// freed are used again at once, so the hand meets them about in the order of
+/// their age.
+const GUESTS: u32 = 8;
+
+/// Ports in use looked at for one that can be taken, of all local addresses.
+const PORT_REACH: u32 = 64;
+
+/// Bounds of the time after which an answered UDP flow counts as idle, and that
+/// time in proportion to how long the flow has been going: one question and its
+/// answer are soon over, while a long call may pause.
+const IDLE_MIN_MS: u64 = 500;
+const IDLE_MAX_MS: u64 = 60_000;
+const IDLE_FACTOR: u64 = 4;
+
+/// How readily a connection gives way: later ones first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Rank {
+    /// Answered UDP, idle.
+    Idle,
+    /// What a single packet made.
+    Guest,
+    /// Over.
+    Over,
+}
+
+/// Whether a connection may give way, and for how many milliseconds it has had
+/// the reason.
+fn rank(entry: &Entry, now: Millis) -> Option<(Rank, u64)> {
+    let idle = u64::from(now.stamp().since(entry.last_seen));
+    match entry.state {
+        // Its SYN repeated does not make it any younger.
+        State::SynSent | State::SynReceived => Some((Rank::Guest, now.since(entry.created))),
+        State::UdpOneWay => Some((Rank::Guest, idle)),
+        State::UdpTwoWay => {
+            let lived = now.since(entry.created).saturating_sub(idle);
+            let floor = (lived.saturating_mul(IDLE_FACTOR)).clamp(IDLE_MIN_MS, IDLE_MAX_MS);
+            (idle >= floor).then_some((Rank::Idle, idle))
+        }
+        state => rests(state).then_some((Rank::Over, idle)),
+    }
+}
+
+impl<Io: BurstIo> Worker<Io> {
+    /// Makes room in a full table. False where nothing within reach may go.
+    pub(super) fn evict(&mut self) -> bool {
+        let end = self.table.slots_end().0;
+        let (mut best, mut guests) = (None, 0);
+        for _ in 0..TABLE_REACH.min(end) {
+            if self.evict_cursor >= end {
+                self.evict_cursor = 0;
+            }
+            let slot = SlotIx(self.evict_cursor);
+            self.evict_cursor += 1;
+            let Some(found) = rank(self.table.get(slot), self.now) else {
+                continue;
+            };
+            if best.is_none_or(|(other, _)| found > other) {
+                best = Some((found, slot));
+            }
+            guests += u32::from(found.0 == Rank::Guest);
+            if found.0 == Rank::Over || guests == GUESTS {
+                break;
+            }
+        }
+        let Some(((rank, _), slot)) = best else {
+            return false;
+        };
+        let entry = self.table.get(slot);
+        let event = match (rank, entry.protocol) {
+            (Rank::Over, _) => Event::RestingEvicted,
+            (_, proto::TCP) => Event::HalfOpenEvicted,
+            _ => Event::UdpEvicted,
+        };
+        self.stats.event(event).add(1);
+        if rank != Rank::Over {
+            self.count_end(entry.server, EndCause::Evicted);
+        }
+        self.remove(slot);
+        true
+    }
+
+    /// A local port towards `server` whose connection gives way to another one:
+    /// of the ports in use that the cursors of the sets meet next, the first
+    /// that a guest has; else that of the UDP flow idle for longest.
+    pub(super) fn take_port(
+        &mut self,
+        server_ix: ServerIx,
+        protocol: u8,
+        first: usize,
+    ) -> Option<(Ipv4Addr, SetIx, u16)> {
+        let server = self.snapshot.server(server_ix)?;
+        let locals = &server.locals;
+        let mut budget = PORT_REACH;
+        let mut idle: Option<(u64, SlotIx)> = None;
+        let mut guest = None;
+        for i in 0..locals.len() {
+            let (local, set) = locals[first.wrapping_add(i) % locals.len()];
+            let Some(ports) = self.sets.get_mut(set.ix()).and_then(Option::as_deref_mut) else {
+                continue;
+            };
+            while guest.is_none()
+                && let Some(port) = ports.next_in_use(&mut budget)
+            {
+                let tuple = tuple_towards(server, local, port, protocol);
+                let hash = self.table.server_hash(&tuple);
+                let Some(slot) = self.table.find_server(hash, &tuple) else {
+                    continue;
+                };
+                match rank(self.table.get(slot), self.now) {
+                    Some((Rank::Guest, _)) => guest = Some(slot),
+                    Some((Rank::Idle, ms)) if idle.is_none_or(|(most, _)| ms > most) => {
+                        idle = Some((ms, slot));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let slot = guest.or(idle.map(|(_, slot)| slot))?;
+        Some(self.take_port_of(slot))
+    }
+
+    /// Ends the connection in `slot`, whose local port goes on to another.
+    fn take_port_of(&mut self, slot: SlotIx) -> (Ipv4Addr, SetIx, u16) {
+        let entry = *self.table.get(slot);
+        self.count_end(entry.server, EndCause::Evicted);
+        if entry.protocol == proto::TCP {
+            self.stats.event(Event::HalfOpenPortTaken).add(1);
+            // What the server has of it would be in the new SYN's way.
+            if self.reset_limit.take(1, self.now) {
+                self.reset_server(&entry, Event::ResetEvicted);
+            } else {
+                self.stats.event(Event::ResetWithheld).add(1);
+            }
+        } else {
+            self.stats.event(Event::UdpPortTaken).add(1);
+        }
+        self.remove_keeping_port(slot);
+        (entry.local, entry.set, entry.local_port)
+    }
+}
+
+/// The tuple of a connection from a local port to a server.
+pub(super) fn tuple_towards(
+    server: &Server,
+    local: Ipv4Addr,
+    local_port: u16,
+    protocol: u8,
+) -> ServerTuple {
+    ServerTuple {
+        server: server.addr,
+        local,
+        server_port: server.port,
+        local_port,
+        protocol,
+    }
+}
