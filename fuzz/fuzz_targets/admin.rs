@@ -79,6 +79,7 @@ const KEYS: [&str; 39] = [
     "unknown-flow",
     "on-expire",
     "syn-retry-after",
+    "syn-retry-max",
     "syn-attempts",
     "fail-after",
     "established",

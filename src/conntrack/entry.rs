@@ -246,6 +246,13 @@ pub mod flag {
     pub const DOUBTED: u16 = 1 << 15;
 }
 
+/// Bits of [`Entry::marks`], which no packet of the fast path looks at.
+pub mod mark {
+    /// The SYN went elsewhere before the server answered. Its late answer may
+    /// still be taken.
+    pub const UNANSWERED: u8 = 1 << 5;
+}
+
 /// No slot: the end of an intrusive list, or a link not in use.
 pub const NIL: u32 = u32::MAX;
 
@@ -323,10 +330,17 @@ pub struct Entry {
     pub s_scale: u8,
     /// SYNs sent to real servers for this connection.
     pub attempts: u8,
+    /// Bits of [`mark`].
+    pub marks: u8,
+    /// The attempt to open this connection before this one, or [`NIL`]. That
+    /// slot may have changed hands since.
+    pub earlier: u32,
+    /// Times that its SYN waited for an answer, and nobody else was left to ask.
+    pub waits: u8,
+    /// SYNs of the client that went to the same server once more.
+    pub repeats: u8,
     /// Unused; keeps the layout explicit.
-    pub reserved: u8,
-    /// Unused; keeps the layout explicit.
-    pub reserved_tail: [u8; 28],
+    pub reserved_tail: [u8; 22],
 }
 
 const _: () = assert!(size_of::<Entry>() == 128);
@@ -369,8 +383,11 @@ impl Entry {
         c_scale: 0,
         s_scale: 0,
         attempts: 0,
-        reserved: 0,
-        reserved_tail: [0; 28],
+        marks: 0,
+        earlier: NIL,
+        waits: 0,
+        repeats: 0,
+        reserved_tail: [0; 22],
     };
 
     /// The client-side tuple.
@@ -395,6 +412,12 @@ impl Entry {
             local_port: self.local_port,
             protocol: self.protocol,
         }
+    }
+
+    /// Whether the mark is set.
+    #[inline(always)]
+    pub const fn is_marked(&self, mark: u8) -> bool {
+        self.marks & mark != 0
     }
 
     /// Whether every bit of `mask` is set.

@@ -302,6 +302,24 @@ impl ConnTable {
         self.index.remove(hash, slot, Direction::Forward);
     }
 
+    /// Puts the client-side tuple of `slot`, which is `Resting`, back into the
+    /// index, with a new state: the client gets this connection after all. The
+    /// tuple may not be in the table.
+    ///
+    /// # Errors
+    /// [`TableFull`], also where the slot is not `Resting`; nothing is changed.
+    pub fn relink_client(&mut self, slot: SlotIx, state: State) -> Result<(), TableFull> {
+        let entry = *self.get(slot);
+        if entry.state != State::Resting {
+            return Err(TableFull);
+        }
+        let hash = self.key.client(&entry.client_tuple());
+        let linked = self.index.insert(hash, slot, Direction::Forward);
+        linked.map_err(|_| TableFull)?;
+        self.get_mut(slot).state = state;
+        Ok(())
+    }
+
     /// The slots in use among those from `from` up to but not including `to`.
     /// For sweeps in pieces; all slots in use are below
     /// [`ConnTable::slots_end`].

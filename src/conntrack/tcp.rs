@@ -279,7 +279,7 @@ fn server_syn(entry: &mut Entry, segment: &Segment) -> Verdict {
 }
 
 /// Whether `ack` acknowledges the client's SYN and nothing that was not sent.
-const fn acknowledges_syn(entry: &Entry, ack: u32) -> bool {
+pub(crate) const fn acknowledges_syn(entry: &Entry, ack: u32) -> bool {
     between(entry.client_isn.wrapping_add(1), ack, entry.c_next)
 }
 

@@ -417,6 +417,10 @@ pub struct PoolUse {
     pub used: u64,
     pub resting: u64,
     pub free: u64,
+    /// SYNs that proved this local address at fault towards this server.
+    pub failures: u64,
+    /// Workers that have it out of use because of them.
+    pub out_at: u64,
 }
 
 /// `neighbors.list`.

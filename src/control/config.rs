@@ -232,9 +232,11 @@ pub struct Service {
     pub on_expire: Answer,
     /// Milliseconds; 0: never.
     pub syn_retry_ms: u16,
+    /// Milliseconds.
+    pub syn_retry_max_ms: u16,
     /// SYNs for one connection, the first included.
     pub syn_attempts: u8,
-    /// Failures in a row; 0: never.
+    /// Proven failures in a row; 0: never.
     pub fail_after: u16,
     /// A UDP flow ends with its first answer.
     pub one_answer: bool,

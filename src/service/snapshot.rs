@@ -127,9 +127,13 @@ pub struct Service {
     /// A held SYN goes to another server after so many milliseconds without
     /// an answer; 0: never.
     pub syn_retry_ms: u16,
-    /// SYNs sent for one connection at most, the first included.
+    /// Longer, up to this, where the server is known to take longer to answer.
+    pub syn_retry_max_ms: u16,
+    /// SYNs sent for one connection at most without its client's help, the
+    /// first included.
     pub syn_attempts: u8,
-    /// Failures in a row after which a server is taken out; 0: never.
+    /// Proven failures in a row after which a server, or a local address towards
+    /// it, is taken out; 0: never.
     pub fail_after: u16,
     /// A UDP flow ends with its first answer.
     pub one_answer: bool,

@@ -282,6 +282,23 @@ impl PortSet {
         Ok(())
     }
 
+    /// A resting port's connection goes on after all.
+    ///
+    /// # Errors
+    /// Where the port is not resting.
+    pub fn resume(&mut self, port: u16) -> Result<(), PortError> {
+        let bit = self.bit(port)?;
+        if self.free.contains(bit) {
+            return Err(PortError::Free(port));
+        }
+        if !self.resting.remove(bit) {
+            return Err(PortError::InUse(port));
+        }
+        self.resting_count -= 1;
+        self.used_count += 1;
+        Ok(())
+    }
+
     /// Gives back a port in use or resting.
     ///
     /// # Errors

@@ -67,17 +67,19 @@ events! {
     LocalPortStolen = "local-port-stolen":
         "Local ports re-used before their rest, with sequence numbers moved.";
     SynMoved = "syn-moved":
-        "Held SYNs sent to another real server because the first did not answer.";
+        "SYNs sent to another real server because the first did not answer.";
+    LateAnswer = "late-answer":
+        "SYN-ACKs of servers that had been given up, taken since no other had answered yet.";
     SynReplayed = "syn-replayed":
         "Held SYNs replayed as a new connection after the old one was reset.";
     SynHoldFull = "syn-hold-full":
-        "SYNs not held because the store was full.";
+        "SYNs not held, or no longer, because the store was full or they were too long.";
     StaleServer = "stale-server":
         "Real servers that answered a SYN out of an old connection; reset and asked again.";
     SynOnEstablished = "syn-on-established":
         "SYNs with a new sequence number on an established connection.";
     ServerRefused = "server-refused":
-        "Connections a real server answered with RST.";
+        "Connections a real server answered with RST, or that an ICMP error says could not reach it.";
     HalfOpenEvicted = "half-open-evicted":
         "Half-open connections given up because the table was full.";
     RestingEvicted = "resting-evicted":

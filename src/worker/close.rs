@@ -3,6 +3,7 @@
 use arrayvec::ArrayVec;
 
 use super::Worker;
+use super::attempt::Cause;
 use crate::conntrack::entry::{Entry, State, flag, proto};
 use crate::conntrack::timeouts::{Timeouts, timeout_for};
 use crate::ids::{ServerIx, SetIx, SlotIx};
@@ -75,7 +76,7 @@ impl<Io: BurstIo> Worker<Io> {
             if let Some(counters) = self.service_counters(server) {
                 counters.connect.note(took);
             }
-            self.server_answered(server);
+            self.syn_answered(slot);
         }
         self.book(slot, before);
     }
@@ -285,16 +286,8 @@ impl<Io: BurstIo> Worker<Io> {
     fn fire(&mut self, slot: SlotIx) {
         let entry = *self.table.get(slot);
         if entry.state == State::SynSent {
-            let retry_due = self
-                .retry_deadline(&entry)
-                .is_some_and(|retry| self.now.stamp().reached(retry));
-            if retry_due {
-                self.server_failed(entry.server);
-                if self.can_move(slot) {
-                    return self.move_syn(slot);
-                }
-                // Nobody else to ask: the first server may still answer.
-                self.release_syn(slot);
+            if self.retry(slot) {
+                return;
             }
         } else if entry.has(flag::SYN_HELD) {
             self.release_syn(slot);
@@ -378,9 +371,7 @@ impl<Io: BurstIo> Worker<Io> {
             }
             ended += 1;
             // One that no server has accepted yet need not fail.
-            if self.can_move(slot) {
-                self.move_syn(slot);
-            } else {
+            if !self.move_held(slot, Cause::ServerGone) {
                 self.end(slot, EndCause::ServerGone, Some(Event::ResetServerGone));
             }
         }

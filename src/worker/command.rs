@@ -92,6 +92,9 @@ impl<Io: BurstIo> Worker<Io> {
             if let Some(slot) = self.sets.get_mut(set.ix()) {
                 *slot = Some(ports);
             }
+            if let Some(path) = self.paths.get_mut(set.ix()) {
+                *path = Default::default();
+            }
         }
         for &set in &update.unwanted_sets {
             let idle = self
@@ -105,6 +108,12 @@ impl<Io: BurstIo> Worker<Io> {
         for server in &update.fresh {
             if let Some(health) = self.health.get_mut(server.ix()) {
                 *health = Default::default();
+            }
+            let locals = update.snapshot.server(*server).map(|server| &server.locals);
+            for (_, set) in locals.into_iter().flatten() {
+                if let Some(path) = self.paths.get_mut(set.ix()) {
+                    *path = Default::default();
+                }
             }
         }
         std::mem::swap(&mut self.snapshot, &mut update.snapshot);
@@ -165,6 +174,7 @@ impl<Io: BurstIo> Worker<Io> {
         let to = scan.cursor.saturating_add(SETS_PER_POLL);
         while let Some(&set) = scan.wanted.get(scan.cursor).filter(|_| scan.cursor < to) {
             scan.cursor += 1;
+            let path = self.paths.get(set.ix()).copied().unwrap_or_default();
             if let Some(ports) = self.set(set)
                 && scan.found.len() < scan.found.capacity()
             {
@@ -173,6 +183,8 @@ impl<Io: BurstIo> Worker<Io> {
                     capacity: ports.capacity(),
                     used: ports.used_count(),
                     resting: ports.resting_count(),
+                    failures: path.failures(),
+                    out: path.is_out(),
                 });
             }
         }

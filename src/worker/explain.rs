@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use super::Worker;
 use super::message::Reply;
+use super::open::Opening;
 use crate::conntrack::entry::{Direction, Entry, FlowTuple};
 use crate::ids::{NeighborIx, ServerIx, ServiceIx};
 use crate::io::BurstIo;
@@ -110,7 +111,7 @@ impl<Io: BurstIo> Worker<Io> {
         if let Some(service) = probe.service {
             // The scheduler stays where it is.
             let cursor = self.cursors.get(service.ix()).copied();
-            probe.next = self.pick(service, tuple.src, None);
+            probe.next = self.pick(service, tuple.src, &Opening::default());
             if let (Some(cursor), Some(place)) = (cursor, self.cursors.get_mut(service.ix())) {
                 *place = cursor;
             }

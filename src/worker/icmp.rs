@@ -118,6 +118,12 @@ impl<Io: BurstIo> Worker<Io> {
                 None => return,
             }
         }
+        if direction == Direction::Reverse && quote.protocol == proto::TCP {
+            match self.syn_returned(packet, at, slot) {
+                Some(for_client) => packet = for_client,
+                None => return,
+            }
+        }
         let entry = self.table.get(slot);
         let (outer_src, outer_dst, inner, shift) = match direction {
             // About what we sent to the client; for the server.

@@ -7,7 +7,7 @@ use arrayvec::ArrayVec;
 
 use super::Worker;
 use super::evict::tuple_towards;
-use super::open::is_sound;
+use super::open::{Opening, is_sound};
 use super::parse::Packet;
 use crate::conntrack::isn::Previous;
 use crate::ids::{ServerIx, ServiceIx, SetIx};
@@ -29,18 +29,20 @@ pub(super) struct Lent {
 
 impl<Io: BurstIo> Worker<Io> {
     /// A local port towards `chosen`; where it has none to give, another server
-    /// of the service and a port towards that.
+    /// of the service and a port towards that. After a failed attempt
+    /// from another local address, if there is one.
     #[inline]
     pub(super) fn lend_any(
         &mut self,
         service_ix: ServiceIx,
         chosen: ServerIx,
         at: &Packet,
-        avoid: Option<ServerIx>,
+        opening: &Opening,
     ) -> Option<(ServerIx, Lent)> {
-        match self.lend(chosen, at.protocol) {
+        let avoid = opening.earlier.map(|slot| self.table.get(slot).local);
+        match self.lend(chosen, at.protocol, avoid) {
             Some(lent) => Some((chosen, lent)),
-            None => self.lend_elsewhere(service_ix, chosen, at, avoid),
+            None => self.lend_elsewhere(service_ix, chosen, at, opening.avoid),
         }
     }
 
@@ -86,7 +88,7 @@ impl<Io: BurstIo> Worker<Io> {
                 }
                 continue;
             };
-            if let Some(lent) = self.lend(other, at.protocol) {
+            if let Some(lent) = self.lend(other, at.protocol, None) {
                 self.stats.event(Event::LocalPortElsewhere).add(1);
                 return Some((other, lent));
             }
@@ -97,42 +99,60 @@ impl<Io: BurstIo> Worker<Io> {
 
     /// A local port towards a server: a rested one of any local address, the
     /// addresses taken in turn; else one whose connection is over; else one
-    /// whose connection gives way.
-    pub(super) fn lend(&mut self, server_ix: ServerIx, protocol: u8) -> Option<Lent> {
+    /// whose connection gives way. An address to `avoid`, or out of use towards
+    /// this server, comes last.
+    pub(super) fn lend(
+        &mut self,
+        server_ix: ServerIx,
+        protocol: u8,
+        avoid: Option<Ipv4Addr>,
+    ) -> Option<Lent> {
         let locals = &self.snapshot.server(server_ix)?.locals;
         let first = self.turn;
         self.turn = self.turn.wrapping_add(1);
         let nth = |i: usize| locals[first.wrapping_add(i) % locals.len()];
-        for i in 0..locals.len() {
-            let (local, set) = nth(i);
-            let lease = self
-                .sets
-                .get_mut(set.ix())
-                .and_then(|slot| slot.as_deref_mut()?.allocate());
-            if let Some(lease) = lease {
-                return Some(Lent {
-                    local,
-                    port: lease.into_port(),
-                    set,
-                    previous: None,
-                });
+        let (paths, now) = (&self.paths, self.now);
+        let is_sound = |local, set: SetIx| {
+            avoid != Some(local) && paths.get(set.ix()).is_none_or(|path| path.usable(now))
+        };
+        for sound in [true, false] {
+            for i in 0..locals.len() {
+                let (local, set) = nth(i);
+                if is_sound(local, set) != sound {
+                    continue;
+                }
+                let lease = self
+                    .sets
+                    .get_mut(set.ix())
+                    .and_then(|slot| slot.as_deref_mut()?.allocate());
+                if let Some(lease) = lease {
+                    return Some(Lent {
+                        local,
+                        port: lease.into_port(),
+                        set,
+                        previous: None,
+                    });
+                }
             }
-        }
-        for i in 0..locals.len() {
-            let (local, set) = nth(i);
-            let lease = self
-                .sets
-                .get_mut(set.ix())
-                .and_then(|slot| slot.as_deref_mut()?.steal());
-            if let Some(lease) = lease {
-                let port = lease.into_port();
-                let previous = self.end_stolen(server_ix, local, port, protocol);
-                return Some(Lent {
-                    local,
-                    port,
-                    set,
-                    previous,
-                });
+            for i in 0..locals.len() {
+                let (local, set) = nth(i);
+                if is_sound(local, set) != sound {
+                    continue;
+                }
+                let lease = self
+                    .sets
+                    .get_mut(set.ix())
+                    .and_then(|slot| slot.as_deref_mut()?.steal());
+                if let Some(lease) = lease {
+                    let port = lease.into_port();
+                    let previous = self.end_stolen(server_ix, local, port, protocol);
+                    return Some(Lent {
+                        local,
+                        port,
+                        set,
+                        previous,
+                    });
+                }
             }
         }
         let (local, set, port) = self.take_port(server_ix, protocol, first)?;

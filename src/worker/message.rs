@@ -170,6 +170,10 @@ pub struct SetUse {
     pub used: u32,
     /// Ports of connections that are over.
     pub resting: u32,
+    /// SYNs that proved this local address at fault towards this server.
+    pub failures: u32,
+    /// It is out of use because of them.
+    pub out: bool,
 }
 
 /// A copy of a worker's next hops. It looks at some of them between bursts.

@@ -78,7 +78,7 @@ use capture::Captures;
 use close::Sweeps;
 use dropped::LastDrops;
 use fragment::Overtaking;
-use health::Health;
+use health::{Health, Record};
 use hold::HeldSyns;
 use hops::HopWalk;
 use kernel::{Kernel, KernelRings};
@@ -225,6 +225,8 @@ pub struct Worker<Io: BurstIo> {
     sets: Vec<Option<Box<PortSet>>>,
     cursors: Vec<Cursor>,
     health: Vec<Health>,
+    /// What is known of a local address towards a server, by its port set.
+    paths: Vec<Record>,
     neighbors: Neighbors<Io::Buf>,
     held: HeldSyns,
     fragments: Fragments<Overtaking<Io::Buf>>,
@@ -290,6 +292,7 @@ impl<Io: BurstIo> Worker<Io> {
                 .map(|_| Cursor(u32::from(setup.ix.0)))
                 .collect(),
             health: vec![Health::default(); setup.room.servers],
+            paths: vec![Record::default(); setup.room.sets],
             neighbors: Neighbors::new(setup.neighbors),
             held: HeldSyns::new(setup.held_syns),
             fragments: Fragments::new(

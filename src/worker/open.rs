@@ -7,10 +7,10 @@ use super::health::Health;
 use super::lend::Lent;
 use super::message::{Notice, Reply};
 use super::parse::Packet;
-use crate::conntrack::entry::{Direction, Entry, State, proto};
+use crate::conntrack::entry::{Direction, Entry, NIL, State, proto};
 use crate::conntrack::isn;
 use crate::conntrack::tcp::{self, Segment};
-use crate::ids::{PortIx, ServerIx, ServiceIx};
+use crate::ids::{PortIx, ServerIx, ServiceIx, SlotIx};
 use crate::io::BurstIo;
 use crate::service::snapshot::{ServerState, Snapshot};
 use crate::stats::{DropReason, Event};
@@ -25,6 +25,8 @@ pub(super) struct Opening {
     pub(super) attempts: u8,
     /// The server that failed the last attempt.
     pub(super) avoid: Option<ServerIx>,
+    /// Of a SYN: the attempt before, which rests now.
+    pub(super) earlier: Option<SlotIx>,
 }
 
 impl From<Segment> for Opening {
@@ -46,7 +48,7 @@ impl<Io: BurstIo> Worker<Io> {
         port: PortIx,
         opening: Opening,
     ) {
-        let Some(server_ix) = self.pick(service_ix, at.src, opening.avoid) else {
+        let Some(server_ix) = self.pick(service_ix, at.src, &opening) else {
             self.stats.service(service_ix).no_server.add(1);
             self.tell(Reply::Notice(Notice::NoServer(service_ix)));
             return self.refuse(packet, at, DropReason::NoServer, Event::ResetRefused);
@@ -54,7 +56,7 @@ impl<Io: BurstIo> Worker<Io> {
         if self.table.len() >= self.table.capacity() && !self.evict() {
             return self.refuse_full(packet, at, service_ix);
         }
-        let lent = self.lend_any(service_ix, server_ix, at, opening.avoid);
+        let lent = self.lend_any(service_ix, server_ix, at, &opening);
         let Some((server_ix, lent)) = lent else {
             self.stats.service(service_ix).no_local_port.add(1);
             self.tell(Reply::Notice(Notice::NoLocalPort(server_ix)));
@@ -71,6 +73,7 @@ impl<Io: BurstIo> Worker<Io> {
             return self.refuse_full(packet, at, service_ix);
         };
 
+        self.note_trial(server_ix, entry.set);
         let counters = self.stats.server(server_ix);
         counters.connections.add(1);
         counters.inactive.add(1);
@@ -113,6 +116,7 @@ impl<Io: BurstIo> Worker<Io> {
             last_seen: self.now.stamp(),
             created: self.now,
             attempts: opening.attempts.saturating_add(1),
+            earlier: opening.earlier.map_or(NIL, |slot| slot.0),
             state: State::UdpOneWay,
             ..Entry::FREE
         };
@@ -127,28 +131,53 @@ impl<Io: BurstIo> Worker<Io> {
         Some(entry)
     }
 
-    /// The service's next server: one that is up and did not just fail; where
-    /// all have failed, one that is up, since trying beats refusing.
+    /// The service's next server: one that is up and not out of use; where all
+    /// are, one that is up, since trying beats refusing. After a failed attempt
+    /// another one.
     pub(super) fn pick(
         &mut self,
         service_ix: ServiceIx,
         client: Ipv4Addr,
-        avoid: Option<ServerIx>,
+        opening: &Opening,
     ) -> Option<ServerIx> {
-        let snapshot = &self.snapshot;
-        let service = snapshot.service(service_ix)?;
-        let cursor = self.cursors.get_mut(service_ix.ix())?;
-        let (stats, health, now) = (&self.stats, &self.health, self.now);
-        let active = |server| stats.server(server).active.get();
-        let up = |server| is_up(snapshot, server);
-        // What is known of a server's failures with UDP is proof, and a client
-        // may have no second try.
-        let choosy = avoid.is_some() || service.protocol == proto::UDP;
-        let sound = |server| is_sound(snapshot, health, server, now, avoid, choosy);
-        service
-            .plan
-            .pick(cursor, client, active, sound)
-            .or_else(|| service.plan.pick(cursor, client, active, up))
+        let picked = match opening.earlier {
+            Some(last) => self.pick_another(service_ix, client, last),
+            None => {
+                let avoid = opening.avoid;
+                // What is known of a server's failures with UDP is proof, and a
+                // client may have no second try.
+                let choosy = self
+                    .snapshot
+                    .service(service_ix)
+                    .is_some_and(|service| service.protocol == proto::UDP);
+                self.pick_where(service_ix, client, |worker, server| {
+                    let (snapshot, health) = (&worker.snapshot, &worker.health);
+                    is_sound(snapshot, health, server, worker.now, avoid, choosy)
+                })
+            }
+        };
+        picked.or_else(|| {
+            self.pick_where(service_ix, client, |worker, server| {
+                is_up(&worker.snapshot, server)
+            })
+        })
+    }
+
+    /// The service's next server by its schedule, of those that `usable` lets.
+    #[inline]
+    pub(super) fn pick_where(
+        &mut self,
+        service_ix: ServiceIx,
+        client: Ipv4Addr,
+        usable: impl Fn(&Self, ServerIx) -> bool,
+    ) -> Option<ServerIx> {
+        let mut cursor = *self.cursors.get(service_ix.ix())?;
+        let service = self.snapshot.service(service_ix)?;
+        let active = |server| self.stats.server(server).active.get();
+        let usable = |server| usable(self, server);
+        let picked = service.plan.pick(&mut cursor, client, active, usable);
+        self.cursors[service_ix.ix()] = cursor;
+        picked
     }
 }
 

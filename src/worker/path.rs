@@ -211,7 +211,7 @@ impl<Io: BurstIo> Worker<Io> {
     /// Everything but the fast path: handshake, tear-down, and what does not
     /// fit the connection's state.
     #[inline(never)]
-    fn tcp_decide(
+    pub(super) fn tcp_decide(
         &mut self,
         packet: Io::Buf,
         at: &Packet,
@@ -254,10 +254,7 @@ impl<Io: BurstIo> Worker<Io> {
             Verdict::AnswersHeldSyn => self.server_forgot(packet, at, slot, &segment),
             Verdict::StaleServer => self.stale_server(packet, at, slot, port, &segment),
             Verdict::Refused => self.server_refused(packet, at, slot, before, port),
-            Verdict::Unmatched => {
-                self.reset_sender(at, &segment, Event::ResetAbandoned);
-                self.discard(packet, DropReason::ServerAbandoned);
-            }
+            Verdict::Unmatched => self.late_answer(packet, at, slot, port, &segment),
             Verdict::Drop(reason) => self.discard(packet, reason),
         }
     }

@@ -61,8 +61,8 @@ impl<Io: BurstIo> Worker<Io> {
     ) {
         let entry = self.table.get_mut(slot);
         entry.state = State::UdpTwoWay;
-        let server = entry.server;
-        self.server_answered(server);
+        let (server, via) = (entry.server, entry.set);
+        self.server_answered(server, via);
         let ends = self
             .snapshot
             .service_of(server)
@@ -114,7 +114,7 @@ impl<Io: BurstIo> Worker<Io> {
             return Some(packet);
         }
         let entry = *self.table.get(slot);
-        self.server_failed(entry.server);
+        self.server_failed(entry.server, entry.set);
         if !self.can_leave(&entry) {
             return Some(packet);
         }
@@ -135,7 +135,7 @@ impl<Io: BurstIo> Worker<Io> {
             return self.discard(packet, DropReason::NeighborUnreachable);
         };
         let entry = *self.table.get(slot);
-        self.server_failed(entry.server);
+        self.server_failed(entry.server, entry.set);
         let sent = packet.bytes().get(L3..).unwrap_or(&[]);
         let Some((datagram, again)) = self.as_it_came(&entry, sent) else {
             return self.discard(packet, DropReason::NeighborUnreachable);
@@ -249,6 +249,7 @@ impl<Io: BurstIo> Worker<Io> {
             syn: None,
             attempts: left.attempts,
             avoid: Some(left.server),
+            earlier: None,
         };
         self.open(datagram, at, service_ix, port, opening);
     }

@@ -482,6 +482,7 @@ fn snapshot(
                     unknown_flow: Answer::Reset,
                     on_expire,
                     syn_retry_ms: 250,
+                    syn_retry_max_ms: 800,
                     syn_attempts: 3,
                     fail_after: 0,
                     one_answer: false,

@@ -281,6 +281,7 @@ enum Op {
     Insert(u16, u16),
     Remove(u16),
     Unlink(u16),
+    Relink(u16),
     Arm(u16, u32),
     Rebuild,
 }
@@ -293,6 +294,7 @@ fn op() -> impl Strategy<Value = Op> {
         40 => (0..CLIENTS, 0..LOCALS).prop_map(|(c, l)| Op::Insert(c, l)),
         20 => (0..LOCALS).prop_map(Op::Remove),
         10 => (0..LOCALS).prop_map(Op::Unlink),
+        10 => (0..LOCALS).prop_map(Op::Relink),
         20 => (0..LOCALS, 0u32..100_000).prop_map(|(l, t)| Op::Arm(l, t)),
         1 => Just(Op::Rebuild),
     ]
@@ -366,6 +368,17 @@ proptest! {
                     table.unlink_client(*slot);
                     *linked = false;
                 },
+                Op::Relink(local) => {
+                    let Some(&(slot, client, linked)) = model.get(&local) else {
+                        continue;
+                    };
+                    let taken = model.values().any(|&(_, c, linked)| linked && c == client);
+                    if linked || !taken {
+                        let relinked = table.relink_client(slot, State::SynSent);
+                        prop_assert_eq!(relinked.is_ok(), !linked);
+                        model.insert(local, (slot, client, true));
+                    }
+                }
                 Op::Arm(local, ahead) => if let Some(&(slot, ..)) = model.get(&local) {
                     table.arm(slot, T0.stamp().plus(ahead));
                 },

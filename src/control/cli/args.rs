@@ -215,6 +215,9 @@ pub(super) struct ServiceKeys {
     /// When a SYN without an answer goes to another server, such as 250ms.
     #[arg(long, value_name = "DURATION")]
     syn_retry_after: Option<String>,
+    /// The same for a server that is known to take longer, at most.
+    #[arg(long, value_name = "DURATION")]
+    syn_retry_max: Option<String>,
     /// SYNs sent for one connection at most.
     #[arg(long, value_name = "N")]
     syn_attempts: Option<u32>,
@@ -273,6 +276,10 @@ impl ServiceKeys {
             (
                 "syn-retry-after",
                 self.syn_retry_after.as_ref().map(|v| json!(v)),
+            ),
+            (
+                "syn-retry-max",
+                self.syn_retry_max.as_ref().map(|v| json!(v)),
             ),
             ("syn-attempts", self.syn_attempts.map(|v| json!(v))),
             ("fail-after", self.fail_after.map(|v| json!(v))),

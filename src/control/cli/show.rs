@@ -286,6 +286,8 @@ pub(super) fn pools(result: &api::Pools) -> String {
         ("used", Right),
         ("resting", Right),
         ("free", Right),
+        ("failed", Right),
+        ("", Left),
     ]);
     for pool in &result.pools {
         for local in &pool.addresses {
@@ -299,6 +301,11 @@ pub(super) fn pools(result: &api::Pools) -> String {
                     towards.used.to_string(),
                     towards.resting.to_string(),
                     towards.free.to_string(),
+                    towards.failures.to_string(),
+                    match towards.out_at {
+                        0 => String::new(),
+                        _ => "out: no answers to this address".into(),
+                    },
                 ]);
             }
         }
@@ -585,12 +592,14 @@ time                         worker  port  bytes  reason      packet
     fn pools_and_neighbors_are_tables() {
         let result = read(
             json!({"pools": [{"name": "p", "addresses": [{"address": "10.0.0.100", "servers": [
-                {"server": "10.0.0.1:80", "protocol": "tcp", "capacity": 64512, "used": 10, "resting": 5, "free": 64497},
+                {"server": "10.0.0.1:80", "protocol": "tcp", "capacity": 64512, "used": 10, "resting": 5, "free": 64497, "failures": 0, "out_at": 0},
+                {"server": "10.0.0.2:80", "protocol": "tcp", "capacity": 64512, "used": 0, "resting": 3, "free": 64509, "failures": 3, "out_at": 1},
             ]}]}]}),
         );
         let expected = "\
-pool  local       server       pro  capacity  used  resting   free
-p     10.0.0.100  10.0.0.1:80  TCP     64512    10        5  64497
+pool  local       server       pro  capacity  used  resting   free  failed
+p     10.0.0.100  10.0.0.1:80  TCP     64512    10        5  64497       0
+p     10.0.0.100  10.0.0.2:80  TCP     64512     0        3  64509       3  out: no answers to this address
 ";
         assert_eq!(pools(&result), expected);
         let result = read(json!({"neighbors": [

@@ -131,6 +131,7 @@ raw!(
         unknown_flow: String,
         on_expire: String,
         syn_retry_after: String,
+        syn_retry_max: String,
         syn_attempts: i64,
         fail_after: i64,
         udp: String,

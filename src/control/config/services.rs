@@ -15,6 +15,8 @@ use crate::service::snapshot::Answer;
 
 /// LVS's default, a quarter of TCP's first retransmission timer (RFC 6298 §2.1).
 const SYN_RETRY_MS: u16 = 250;
+/// Below the second after which a client sends its SYN again (RFC 6298 §2.1).
+const SYN_RETRY_MAX_MS: u16 = 800;
 const SYN_ATTEMPTS: u8 = 3;
 const WEIGHT: u32 = 1;
 const WEIGHT_MAX: u32 = 65_535;
@@ -309,6 +311,7 @@ fn service(
         Some(raw) => Health::from_raw(&at.key("health"), raw, scheduler, warnings)?,
         None => None,
     };
+    let syn_retry_ms = syn_retry(&at.key("syn-retry-after"), raw.syn_retry_after.as_deref())?;
     Ok(Service {
         name: named.to_owned(),
         vip,
@@ -321,7 +324,12 @@ fn service(
             &UNKNOWN_FLOW,
         )?,
         on_expire: choice(&at.key("on-expire"), raw.on_expire.as_deref(), &ON_EXPIRE)?,
-        syn_retry_ms: syn_retry(&at.key("syn-retry-after"), raw.syn_retry_after.as_deref())?,
+        syn_retry_ms,
+        syn_retry_max_ms: syn_retry_max(
+            &at.key("syn-retry-max"),
+            raw.syn_retry_max.as_deref(),
+            syn_retry_ms,
+        )?,
         syn_attempts: number(
             &at.key("syn-attempts"),
             raw.syn_attempts,
@@ -385,6 +393,20 @@ fn syn_retry(at: &Place<'_>, given: Option<&str>) -> Result<u16, Problem> {
         _ => Err(at.problem(format!(
             "is {text}; give \"10ms\" to \"60s\", or \"0ms\" for never"
         ))),
+    }
+}
+
+fn syn_retry_max(at: &Place<'_>, given: Option<&str>, least_ms: u16) -> Result<u16, Problem> {
+    let Some(text) = given else {
+        return Ok(SYN_RETRY_MAX_MS);
+    };
+    match parsed(at, text, parse_duration)?.as_millis() {
+        millis @ 10..=60_000 if millis >= least_ms.into() => Ok(millis as u16),
+        10..=60_000 => Err(at.problem(format!(
+            "is {text}, and syn-retry-after {}; give at least that",
+            millis(least_ms.into())
+        ))),
+        _ => Err(at.problem(format!("is {text}; give \"10ms\" to \"60s\""))),
     }
 }
 
@@ -491,6 +513,9 @@ impl Service {
             unknown_flow: word(self.unknown_flow, &UNKNOWN_FLOW),
             on_expire: word(self.on_expire, &ON_EXPIRE),
             syn_retry_after: unless(self.syn_retry_ms, SYN_RETRY_MS, |ms| millis(u32::from(ms))),
+            syn_retry_max: unless(self.syn_retry_max_ms, SYN_RETRY_MAX_MS, |ms| {
+                millis(u32::from(ms))
+            }),
             syn_attempts: unless(self.syn_attempts, SYN_ATTEMPTS, i64::from),
             fail_after: unless(self.fail_after, FAIL_AFTER, i64::from),
             udp: word(self.one_answer, &UDP),

@@ -557,6 +557,16 @@ const ROWS: &[(&str, &str, &str)] = &[
     ),
     (
         "[service.timeouts]",
+        "syn-retry-max = \"2m\"\n[service.timeouts]",
+        r#"f:28: service[web].syn-retry-max: is 2m; give "10ms" to "60s""#,
+    ),
+    (
+        "[service.timeouts]",
+        "syn-retry-max = \"200ms\"\n[service.timeouts]",
+        r#"f:28: service[web].syn-retry-max: is 200ms, and syn-retry-after 250ms; give at least that"#,
+    ),
+    (
+        "[service.timeouts]",
         "syn-attempts = 0\n[service.timeouts]",
         r#"f:28: service[web].syn-attempts: is 0; give 1 to 10"#,
     ),

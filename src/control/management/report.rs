@@ -340,10 +340,12 @@ pub(super) fn pools<'a>(
     snapshot: &Snapshot,
     found: impl Iterator<Item = &'a SetUse>,
 ) -> api::Pools {
-    let mut sums: BTreeMap<SetIx, [u64; 3]> = BTreeMap::new();
+    let mut sums: BTreeMap<SetIx, [u64; 5]> = BTreeMap::new();
     for set in found {
         let sum = sums.entry(set.set).or_default();
-        for (sum, count) in sum.iter_mut().zip([set.capacity, set.used, set.resting]) {
+        let counts = [set.capacity, set.used, set.resting, set.failures];
+        let counts = counts.into_iter().chain([u32::from(set.out)]);
+        for (sum, count) in sum.iter_mut().zip(counts) {
             *sum += u64::from(count);
         }
     }
@@ -351,7 +353,8 @@ pub(super) fn pools<'a>(
     let mut rows: BTreeMap<(&str, Ipv4Addr, SetIx), api::PoolUse> = BTreeMap::new();
     for (pool, service, server) in by_pool(config, snapshot) {
         for &(local, set) in &server.locals {
-            let [capacity, used, resting] = sums.get(&set).copied().unwrap_or_default();
+            let [capacity, used, resting, failures, out_at] =
+                sums.get(&set).copied().unwrap_or_default();
             rows.entry((pool, local, set))
                 .or_insert_with(|| api::PoolUse {
                     server: SocketAddrV4::new(server.addr, server.port),
@@ -360,6 +363,8 @@ pub(super) fn pools<'a>(
                     used,
                     resting,
                     free: capacity.saturating_sub(used + resting),
+                    failures,
+                    out_at,
                 });
         }
     }

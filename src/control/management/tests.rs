@@ -552,19 +552,22 @@ fn local_ports_add_up_over_the_workers() {
             capacity: 100,
             used: 10,
             resting: 5,
+            failures: 3,
+            out: set == wanted[0],
         }));
         worker.tell(Reply::Pools(scan));
     }
     fixture.step();
     let result = soon(&outcome).expect("a list");
-    let one = |address: &str| {
+    let one = |address: &str, out_at: u64| {
         json!({"address": address, "servers": [{
             "server": "192.0.2.101:8080", "protocol": "tcp",
             "capacity": 200, "used": 20, "resting": 10, "free": 170,
+            "failures": 6, "out_at": out_at,
         }]})
     };
-    let expected =
-        json!({"pools": [{"name": "local", "addresses": [one("192.0.2.10"), one("192.0.2.11")]}]});
+    let addresses = [one("192.0.2.10", 2), one("192.0.2.11", 0)];
+    let expected = json!({"pools": [{"name": "local", "addresses": addresses}]});
     assert_eq!(result, expected);
 }
 

@@ -211,6 +211,8 @@ mod tests {
             capacity: 100,
             used,
             resting: 10,
+            failures: 0,
+            out: false,
         };
         let begun = Instant::now();
         let full = [vec![set(3, 90), set(4, 70)], vec![set(3, 0), set(9, 90)]];

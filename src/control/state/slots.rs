@@ -67,6 +67,7 @@ impl State {
                 unknown_flow: service.unknown_flow,
                 on_expire: service.on_expire,
                 syn_retry_ms: service.syn_retry_ms,
+                syn_retry_max_ms: service.syn_retry_max_ms,
                 syn_attempts: service.syn_attempts,
                 fail_after: service.fail_after,
                 one_answer: service.one_answer,

@@ -193,6 +193,7 @@ enum Step {
     Allocate,
     Steal,
     MarkResting(u16),
+    Resume(u16),
     Release(u16),
     Restore(u16),
 }
@@ -203,6 +204,7 @@ fn step(range: RangeInclusive<u16>) -> impl Strategy<Value = Step> {
         2 => Just(Step::Steal),
         4 => range.clone().prop_map(Step::MarkResting),
         4 => range.clone().prop_map(Step::Release),
+        2 => range.clone().prop_map(Step::Resume),
         1 => range.prop_map(Step::Restore),
     ]
 }
@@ -234,6 +236,8 @@ proptest! {
                 Step::Steal => prop_assert_eq!(set.steal().map(Lease::into_port), model.take(Resting)),
                 Step::MarkResting(port) =>
                     prop_assert_eq!(set.mark_resting(port), model.change(port, &[Used], Resting)),
+                Step::Resume(port) =>
+                    prop_assert_eq!(set.resume(port), model.change(port, &[Resting], Used)),
                 Step::Release(port) =>
                     prop_assert_eq!(set.release(port), model.change(port, &[Used, Resting], Free)),
                 Step::Restore(port) =>

@@ -38,6 +38,7 @@ use crate::worker::{Handover, Now, Room, Setup, Worker};
 pub(super) const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
 pub(super) const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 100);
 pub(super) const LOCAL: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 10);
+pub(super) const LOCAL_2: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 11);
 pub(super) const SERVERS: [Ipv4Addr; 2] =
     [Ipv4Addr::new(10, 2, 0, 101), Ipv4Addr::new(10, 2, 0, 102)];
 pub(super) const ESTABLISHED_MS: u32 = 10_000;
@@ -429,7 +430,7 @@ impl Lab {
     }
 
     pub fn is_local(&self, addr: Ipv4Addr) -> bool {
-        addr == LOCAL
+        addr == LOCAL || addr == LOCAL_2
     }
 
     fn poll(&mut self) {
@@ -628,6 +629,44 @@ impl Lab {
     pub fn ports_in_use(&self) -> u32 {
         let sets = self.worker.sets.iter().flatten();
         sets.map(|set| set.used_count() + set.resting_count()).sum()
+    }
+
+    /// What the TCP service's servers must fail to be taken out.
+    pub fn set_fail_after(&mut self, failures: u16) {
+        self.reconfigure(|parts| {
+            let service = parts.services[0].as_mut().expect("the TCP service");
+            service.fail_after = failures;
+        });
+    }
+
+    /// The servers of the TCP service get a second local address.
+    pub fn add_local(&mut self) {
+        let new_sets: Vec<_> = (0..2)
+            .map(|ix| {
+                let set = SetIx((self.servers.len() + ix) as u32);
+                let server = &mut self.servers[ix];
+                let lends = Arc::clone(&self.lends);
+                let ports = PortSet::new(lends, LOCAL_2, server.addr, server.port, 1);
+                server.locals = Box::new([server.locals[0], (LOCAL_2, set)]);
+                (set, Box::new(ports))
+            })
+            .collect();
+        self.generation += 1;
+        let mut parts = parts(&self.servers, &self.steering, self.generation, self.losses);
+        parts.locals.push(LOCAL_2);
+        let update = Box::new(Update {
+            new_sets,
+            ..Update::new(Arc::new(Snapshot::new(parts)))
+        });
+        self.command(Command::Apply(update));
+    }
+
+    pub fn now(&self) -> Millis {
+        self.now
+    }
+
+    pub fn half_open(&self) -> u64 {
+        self.worker.stats.half_open.get()
     }
 
     pub fn held_syns(&self) -> usize {
@@ -861,6 +900,7 @@ fn parts(servers: &[Server], steering: &Arc<Steering>, generation: u64, losses: 
         unknown_flow: Answer::Reset,
         on_expire: Answer::Reset,
         syn_retry_ms: 250,
+        syn_retry_max_ms: 800,
         syn_attempts: 3,
         fail_after: 0,
         one_answer: false,

@@ -348,7 +348,7 @@ pub(super) mod tests {
         let used = |last: u8, free: u64| {
             json!({
                 "server": format!("10.2.0.{last}:80"), "protocol": "tcp", "capacity": 1000,
-                "used": 1000 - free, "resting": 0, "free": free,
+                "used": 1000 - free, "resting": 0, "free": free, "failures": 0, "out_at": 0,
             })
         };
         let address = |used: Value| json!({"address": "10.2.0.10", "servers": used});

@@ -74,6 +74,8 @@ fn count_ports(fixture: &mut Fixture, used: u32) {
             capacity: 100,
             used,
             resting: 5,
+            failures: 0,
+            out: false,
         }));
         worker.tell(Reply::Pools(scan));
     }
