@@ -1,6 +1,7 @@
 //! What tests are built from: networks, gateways, servers, clients.
 
 pub mod capture;
+pub mod delay;
 pub mod dice;
 pub mod echo;
 pub mod fabric;

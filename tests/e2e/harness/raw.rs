@@ -94,12 +94,23 @@ pub fn send_last_first(
 
 /// Sends segments, one after the other, from inside `netns`.
 pub fn send(netns: &Netns, segments: &[Raw]) {
+    send_changed(netns, segments, |_| {});
+}
+
+/// The same with TCP checksums that are wrong by one bit.
+pub fn send_corrupted(netns: &Netns, segments: &[Raw]) {
+    send_changed(netns, segments, |packet| packet[20 + 16] ^= 1);
+}
+
+fn send_changed(netns: &Netns, segments: &[Raw], change: fn(&mut [u8])) {
     netns.run(|| {
         let socket = open().expect("a raw socket");
         for segment in segments {
             let to = SocketAddr::V4(SocketAddrV4::new(*segment.destination.ip(), 0));
+            let mut packet = segment.packet();
+            change(&mut packet);
             socket
-                .send_to(&segment.packet(), &to.into())
+                .send_to(&packet, &to.into())
                 .expect("send a raw packet");
         }
     });

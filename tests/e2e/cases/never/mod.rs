@@ -7,6 +7,7 @@
 //! the kernel's NAT as well, and requires each to fail there that is marked
 //! with a fault: a case that passes wherever it runs proves nothing.
 
+mod attempts;
 mod forged;
 mod health;
 mod resets;
@@ -69,6 +70,7 @@ pub fn list(cases: &mut Vec<Case>) {
     resets::list(cases);
     forged::list(cases);
     health::list(cases);
+    attempts::list(cases);
 }
 
 /// A case's body; it panics on failure.
