@@ -16,6 +16,7 @@
 //! command  what the management core asks for
 //! capture  copies of packets for `fullgatectl capture`
 //! dropped  the last dropped packets, with their headers
+//! late     answers of attempts that were given up, and ICMP errors about them
 //! explain  what is known of one flow
 //! verify   TCP and UDP checksums, where a packet would change state
 //! ```
@@ -40,6 +41,7 @@ mod hold;
 mod hops;
 mod icmp;
 pub mod kernel;
+mod late;
 mod lend;
 mod link;
 pub mod message;

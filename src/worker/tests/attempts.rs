@@ -380,3 +380,28 @@ fn the_client_hears_nothing_of_an_attempt_that_was_given_up() {
     assert_eq!(lab.drops(DropReason::IcmpUnmatched), 1);
     let _ = lab.server_sends(accept(&second)).to_client();
 }
+
+#[test]
+fn a_late_answer_is_taken_in_the_numbering_of_its_own_attempt() {
+    let mut lab = Lab::with_ports(2000..=2001);
+    for port in [4000, 4001] {
+        let mut flow = lab.connect_with(port, 1_000, 0);
+        flow.server_closes(&mut lab);
+        flow.client_closes(&mut lab);
+    }
+    // It is the other one's turn.
+    assert_eq!(connect(&mut lab, 4900), 1);
+    let first = lab.client_sends(syn(4002)).to_server();
+    assert_eq!(lab.event(Event::LocalPortStolen), 1);
+    assert_ne!(first.seq, 100, "moved past what the server remembers");
+    assert_eq!(lab.pass(300).to_server().dst, SERVERS[1]);
+    let late = first
+        .reply(flags::SYN | flags::ACK)
+        .seq(900)
+        .ack(first.seq.wrapping_add(1));
+    assert_eq!(lab.server_sends(late).to_client().ack, 101);
+    let ack = Tcp::from_client(4002, flags::ACK).seq(101).ack(901);
+    let to_server = lab.client_sends(ack).to_server();
+    assert_eq!(to_server.dst, SERVERS[0]);
+    assert_eq!(to_server.seq, first.seq.wrapping_add(1));
+}
