@@ -1,6 +1,7 @@
 //! The whole worker: a configuration as an operator writes it, then frames,
-//! well-formed and broken, and time, in any order. Held against: what leaves
-//! the worker is well-formed, and the gauges agree with the table.
+//! well-formed and broken, fragments, ICMP errors, and time, in any order. Held
+//! against: what leaves the worker is well-formed and no larger than the way
+//! out, and the gauges agree with the table.
 
 #![no_main]
 
@@ -96,6 +97,8 @@ fuzz_target!(|data: &[u8]| {
             0 => lab.raw(op, &mut input),
             1 => lab.arp(op, &mut input),
             2 => lab.pass(&mut input),
+            3 => lab.fragment(op, &mut input),
+            4 => lab.icmp_error(op, &mut input),
             _ => lab.packet(op, &mut input),
         }
         lab.check();
@@ -173,6 +176,7 @@ impl Lab {
         let setup = Setup {
             held_syns: 8,
             neighbors: 8,
+            fragments: 16,
             kernel: Some(rings.clone()),
             ..Setup::new(WorkerIx(0), table, room, handover, IsnSecret([3; 16]))
         };
@@ -261,14 +265,16 @@ impl Lab {
         let (src, dst) = (input.address(), input.address());
         let (src_port, dst_port) = (input.port(&self.lent), input.port(&self.lent));
         let protocol = [6, 6, 17, 1][usize::from(op >> 3) % 4];
+        let shape = input.byte().unwrap_or(0);
         let len = usize::from(input.byte().unwrap_or(0)) % 64;
-        let body = input.take(len);
+        // Now and then one that is larger than a port's MTU.
+        let body = input.take(len).repeat(if shape & 2 == 0 { 1 } else { 40 });
         let mut transport = Vec::with_capacity(80);
         match protocol {
             6 => {
                 transport.extend_from_slice(&src_port.to_be_bytes());
                 transport.extend_from_slice(&dst_port.to_be_bytes());
-                transport.extend_from_slice(body);
+                transport.extend_from_slice(&body);
                 transport.resize(transport.len().max(20), 0);
                 // Mostly a header that fits.
                 if transport[12] & 1 == 0 {
@@ -281,10 +287,10 @@ impl Lab {
                 for field in [src_port, dst_port, len, 0] {
                     transport.extend_from_slice(&field.to_be_bytes());
                 }
-                transport.extend_from_slice(body);
+                transport.extend_from_slice(&body);
             }
             _ => {
-                transport.extend_from_slice(body);
+                transport.extend_from_slice(&body);
                 transport.resize(transport.len().max(8), 0);
                 transport[2..4].fill(0);
                 let sum = checksum(&transport);
@@ -306,12 +312,89 @@ impl Lab {
             payload_len: transport.len() as u16,
             ttl: 1 + (op >> 5),
             ident: 0,
-            dont_fragment: true,
+            dont_fragment: shape & 1 == 0,
             dscp: 0,
         }
         .emit(packet.first_chunk_mut().expect("a header"));
         packet.extend_from_slice(&transport);
         self.push(u8::from(src.octets()[1] == 2), EtherType::IPV4, &packet);
+    }
+
+    /// A fragment of a datagram that others may be of too. Now and then one
+    /// that can be of none.
+    fn fragment(&mut self, op: u8, input: &mut Input<'_>) {
+        let (src, dst) = (input.address(), input.address());
+        let ports = [input.port(&self.lent), input.port(&self.lent)];
+        let [ident, at, shape, units] = [(); 4].map(|()| input.byte().unwrap_or(0));
+        let odd = usize::from(shape & 0x1c == 0x1c);
+        let len = (1 + usize::from(units % 32)) * if units & 0x80 == 0 { 8 } else { 64 } - odd;
+        let at = match at % 16 {
+            15 => 0x1ff8,
+            at => u16::from(at),
+        };
+        let mut payload: Vec<u8> = ports.iter().flat_map(|port| port.to_be_bytes()).collect();
+        payload.extend_from_slice(&[0xff, 0xff, 0, 0, 0, 0, 0, 0, 0x50, shape]);
+        payload.resize(len, ident);
+        let mut packet = vec![0; 20];
+        Ipv4Repr {
+            src,
+            dst,
+            protocol: if op & 8 == 0 { 17 } else { 6 },
+            payload_len: payload.len() as u16,
+            ttl: 1 + (op >> 5),
+            ident: u16::from(ident % 4),
+            dont_fragment: shape & 2 != 0,
+            dscp: 0,
+        }
+        .emit(packet.first_chunk_mut().expect("a header"));
+        let flags = u16::from(packet[6]) << 8 | u16::from(shape & 1) << 13;
+        packet[6..8].copy_from_slice(&(flags | at).to_be_bytes());
+        packet[10..12].fill(0);
+        let sum = checksum(&packet);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        packet.extend_from_slice(&payload);
+        self.push(u8::from(src.octets()[1] == 2), EtherType::IPV4, &packet);
+    }
+
+    /// An error about a packet that the worker may have sent.
+    fn icmp_error(&mut self, op: u8, input: &mut Input<'_>) {
+        let (from, to) = (input.address(), input.address());
+        let (src, dst) = (input.address(), input.address());
+        let ports = [input.port(&self.lent), input.port(&self.lent)];
+        let [code, mtu, shape] = [(); 3].map(|()| input.byte().unwrap_or(0));
+        let kind = [3, 3, 11, 12][usize::from(op >> 3) % 4];
+        let mut message = vec![kind, code % 16, 0, 0, 0, 0, mtu >> 4, mtu << 4];
+        let mut quoted = [0; 20];
+        Ipv4Repr {
+            src,
+            dst,
+            protocol: if shape & 1 == 0 { 6 } else { 17 },
+            payload_len: 20,
+            ttl: 1,
+            ident: 0,
+            dont_fragment: shape & 2 == 0,
+            dscp: 0,
+        }
+        .emit(&mut quoted);
+        message.extend_from_slice(&quoted);
+        message.extend(ports.iter().flat_map(|port| port.to_be_bytes()));
+        message.extend_from_slice(input.take(usize::from(shape >> 3)));
+        let sum = checksum(&message);
+        message[2..4].copy_from_slice(&sum.to_be_bytes());
+        let mut packet = vec![0; 20];
+        Ipv4Repr {
+            src: from,
+            dst: to,
+            protocol: 1,
+            payload_len: message.len() as u16,
+            ttl: 1 + (op >> 5),
+            ident: 0,
+            dont_fragment: shape & 4 == 0,
+            dscp: 0,
+        }
+        .emit(packet.first_chunk_mut().expect("a header"));
+        packet.extend_from_slice(&message);
+        self.push(u8::from(from.octets()[1] == 2), EtherType::IPV4, &packet);
     }
 
     fn check(&mut self) {
@@ -332,12 +415,20 @@ impl Lab {
                     let payload = frame.payload();
                     let ip = Ipv4View::new_checked(payload, payload.len()).expect("IPv4");
                     assert!(ip.verify_checksum(), "IPv4 checksum");
+                    assert!(ip.total_len() <= [1_500, 1_400][port], "MTU");
+                    let whole_eights = ip.payload_len().is_multiple_of(8);
+                    assert!(!ip.more_fragments() || whole_eights, "fragments");
+                    if ip.fragment_offset() != 0 {
+                        let end = usize::from(ip.fragment_offset()) + ip.payload_len();
+                        assert!(end <= 65_535, "fragments");
+                        continue;
+                    }
                     if port == 1 && ip.payload().len() >= 2 {
                         let source = u16::from_be_bytes([ip.payload()[0], ip.payload()[1]]);
                         self.lent[self.turn % 4] = source;
                         self.turn += 1;
                     }
-                    if ip.protocol() == 6 {
+                    if ip.protocol() == 6 && !ip.is_fragment() {
                         let sum =
                             Sum::pseudo_header(ip.src(), ip.dst(), 6, ip.payload().len() as u16);
                         assert_eq!(sum.add_bytes(ip.payload()).finish(), 0, "TCP checksum");

@@ -10,3 +10,4 @@ pub mod ident;
 pub mod rate;
 pub mod reset;
 pub mod rewrite;
+pub mod split;

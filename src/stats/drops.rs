@@ -146,7 +146,7 @@ drop_reasons! {
         "No route leads to the packet's destination.",
         "Add a [[route]] or a gateway to the port.";
     MtuExceeded = "mtu-exceeded":
-        "The packet is larger than the egress port's MTU; ICMP fragmentation needed was sent.",
+        "The packet is larger than the egress port's MTU and may not be fragmented; ICMP fragmentation needed was sent, unless it was a fragment but the first.",
         "Normal for path MTU discovery; otherwise align the ports' MTUs.";
     NeighborQueueFull = "neighbor-queue-full":
         "Too many packets wait for the next hop's MAC address.",
@@ -158,7 +158,7 @@ drop_reasons! {
         "The neighbour table has no room for another next hop.",
         "Put a router between fullgate and a very large segment.";
     NoBuffer = "no-buffer":
-        "The mbuf pool is exhausted; a packet of the gateway's own could not be made.",
+        "The mbuf pool is exhausted; a packet of the gateway's own, or a fragment, could not be made.",
         "Raise runtime.mbufs.";
     TxFull = "tx-full":
         "The driver's transmit ring is full.",

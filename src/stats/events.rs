@@ -112,6 +112,8 @@ events! {
         "Packets that waited for a next hop and were sent.";
     Fragmented = "fragments-forwarded":
         "IP fragments forwarded with the mapping of their first fragment.";
+    FragmentsMade = "fragments-made":
+        "IP fragments made of packets larger than the way out's MTU.";
     ToKernel = "to-kernel":
         "Packets for the kernel's own addresses, given to its interfaces.";
     FromKernel = "from-kernel":

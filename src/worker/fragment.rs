@@ -9,6 +9,8 @@
 //! handed on to that one in their order. Both workers remember the datagram,
 //! and see the same of it; the owner gives it its identification.
 
+use std::net::Ipv4Addr;
+
 use super::Worker;
 use super::parse::{L3, Packet};
 use super::path::{Rewriting, mapping_of, tuple_of};
@@ -18,7 +20,6 @@ use crate::io::{BurstIo, PacketBuf};
 use crate::nat::fragments::{Datagram, Fragment};
 use crate::nat::ident::Use;
 use crate::nat::rewrite::{Mapping, set_ident, translate_fragment};
-use crate::service::snapshot::AddressKind;
 use crate::stats::{DropReason, Event};
 
 /// A fragment that came before its first.
@@ -29,6 +30,15 @@ pub(super) struct Overtaking<B> {
     packet: B,
     /// It waits for the second time: the first one that came was another's.
     again: bool,
+}
+
+/// What the identification of a packet in one piece is for.
+fn use_of(at: &Packet, mtu: u16) -> Use {
+    if at.ip_len > mtu {
+        Use::Fragments
+    } else {
+        Use::Whole
+    }
 }
 
 fn ip_of<B: PacketBuf>(packet: &B) -> &[u8] {
@@ -77,10 +87,7 @@ impl<Io: BurstIo> Worker<Io> {
         if !matches!(at.protocol, proto::TCP | proto::UDP) {
             return Err(DropReason::Ipv4Fragment);
         }
-        if !matches!(
-            self.snapshot.address(at.dst),
-            Some(AddressKind::Vip | AddressKind::Local)
-        ) {
+        if self.snapshot.address(at.dst).is_none() {
             return Err(DropReason::NotLocalAddress);
         }
         Fragment::read(ip_of(packet)).ok_or(DropReason::Ipv4Malformed)
@@ -149,7 +156,8 @@ impl<Io: BurstIo> Worker<Io> {
         if packet.bytes().get(L3 + 8).is_none_or(|&ttl| ttl <= 1) {
             return self.discard(packet, DropReason::TtlExpired);
         }
-        if at.ip_len > self.mtu_towards(hop) {
+        let mtu = self.mtu_towards(hop);
+        if at.ip_len > mtu && at.flags.dont_fragment() {
             return self.discard(packet, DropReason::MtuExceeded);
         }
         let translated = packet.bytes_mut().get_mut(L3..).is_some_and(|ip| {
@@ -160,7 +168,7 @@ impl<Io: BurstIo> Worker<Io> {
         }
         self.stats.event(Event::Fragmented).add(1);
         self.count(server, direction, at.ip_len);
-        self.emit(packet, hop);
+        self.emit_within(packet, at.ip_len, mtu, hop);
     }
 
     /// [`Worker::translate`] of what is larger than the way out's MTU, is a
@@ -175,13 +183,14 @@ impl<Io: BurstIo> Worker<Io> {
         direction: Direction,
         hop: NeighborIx,
     ) {
-        if at.ip_len > self.mtu_towards(hop) {
+        let mtu = self.mtu_towards(hop);
+        if at.ip_len > mtu && at.flags.dont_fragment() {
             return self.too_big(packet, at, hop);
         }
         let entry = self.table.get(slot);
         let (rewriting, server) = (Rewriting::of(entry, direction), entry.server);
         let identified = self
-            .ident_for(&packet, at, &rewriting.mapping)
+            .ident_for(&packet, at, &rewriting.mapping, mtu)
             .is_none_or(|ident| {
                 let ip = packet.bytes_mut().get_mut(L3..);
                 ip.is_some_and(|ip| set_ident(ip, ident).is_ok())
@@ -193,17 +202,43 @@ impl<Io: BurstIo> Worker<Io> {
             return self.discard(packet, reason);
         }
         self.count(server, direction, at.ip_len);
-        self.emit(packet, hop);
+        self.emit_within(packet, at.ip_len, mtu, hop);
+    }
+
+    /// Sends an ICMP message that was received, and now goes from `src` to
+    /// `dst`: others' identifications meet there too. One that is too large
+    /// causes no ICMP error (RFC 1122 §3.2.2).
+    pub(super) fn emit_message(
+        &mut self,
+        mut packet: Io::Buf,
+        at: &Packet,
+        src: Ipv4Addr,
+        dst: Ipv4Addr,
+        hop: NeighborIx,
+    ) {
+        let mtu = self.mtu_towards(hop);
+        if at.ip_len > mtu && at.flags.dont_fragment() {
+            return self.discard(packet, DropReason::MtuExceeded);
+        }
+        if !at.flags.is_atomic() {
+            let ident = self.idents.next(src, dst, at.protocol, use_of(at, mtu));
+            let ip = packet.bytes_mut().get_mut(L3..);
+            if ip.is_none_or(|ip| set_ident(ip, ident).is_err()) {
+                return self.discard(packet, DropReason::IcmpMalformed);
+            }
+        }
+        self.emit_within(packet, at.ip_len, mtu, hop);
     }
 
     /// The identification under which a packet leaves, but `None` where it
     /// keeps its own. A first fragment's is remembered for those behind it.
-    fn ident_for(&mut self, packet: &Io::Buf, at: &Packet, to: &Mapping) -> Option<u16> {
+    fn ident_for(&mut self, packet: &Io::Buf, at: &Packet, to: &Mapping, mtu: u16) -> Option<u16> {
         if at.flags.is_atomic() {
             return None;
         }
         if !at.flags.more_fragments() {
-            return Some(self.idents.next(to.src, to.dst, at.protocol, Use::Whole));
+            let of = use_of(at, mtu);
+            return Some(self.idents.next(to.src, to.dst, at.protocol, of));
         }
         let datagram = Datagram::of(ip_of(packet))?;
         let ident = self.fragments.ident(&datagram).unwrap_or_else(|| {

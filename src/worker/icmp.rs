@@ -83,7 +83,7 @@ impl<Io: BurstIo> Worker<Io> {
         }
         answer::turn_around(&mut head[L3..], at);
         self.stats.event(Event::EchoReplies).add(1);
-        self.emit(packet, hop);
+        self.emit_message(packet, at, at.dst, at.src, hop);
     }
 
     /// Translates an error about a packet of a known connection and passes it
@@ -164,6 +164,6 @@ impl<Io: BurstIo> Worker<Io> {
             return self.discard(packet, DropReason::IcmpMalformed);
         }
         self.stats.event(Event::IcmpTranslated).add(1);
-        self.emit(packet, hop);
+        self.emit_message(packet, at, outer_src, outer_dst, hop);
     }
 }

@@ -13,6 +13,7 @@
 //! evict    who gives way               kernel   packets of the kernel behind us
 //! fragment IP fragments                owed     RSTs that wait for their turn
 //! udp      first answers, and datagrams that their server did not get
+//! pieces   what is too large for the way out
 //! command  what the management core asks for
 //! capture  copies of packets for `fullgatectl capture`
 //! dropped  the last dropped packets, with their headers
@@ -50,6 +51,7 @@ mod out;
 mod owed;
 pub mod parse;
 mod path;
+mod pieces;
 #[cfg(test)]
 mod tests;
 mod udp;

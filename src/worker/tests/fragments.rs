@@ -10,7 +10,7 @@ use super::lab::nic::{Delivery, Nic};
 use super::lab::{CLIENT, LOCAL, Lab, SERVERS, Tcp, VIP, flags};
 use crate::conntrack::entry::proto;
 use crate::snat::steering::Reta;
-use crate::stats::DropReason;
+use crate::stats::{DropReason, Event};
 use crate::wire::checksum::checksum;
 use crate::wire::ipv4::Ipv4View;
 
@@ -76,6 +76,11 @@ impl Datagram {
     /// In one piece.
     pub fn whole(&self) -> Vec<u8> {
         self.packet(0, 8 + self.payload.len(), false, &[])
+    }
+
+    /// In one piece, with IP options.
+    pub fn whole_with(&self, options: &[u8]) -> Vec<u8> {
+        self.packet(0, 8 + self.payload.len(), false, options)
     }
 
     /// In pieces of `size` bytes, a multiple of 8.
@@ -464,4 +469,105 @@ fn fragments_of_many_workers_are_not_mixed() {
         assert!(nic.handed_over() > 0);
         assert_eq!(nic.dropped(), 0);
     }
+}
+
+/// All of `packets` are at most as long.
+fn longest(packets: &[Vec<u8>]) -> usize {
+    packets.iter().map(Vec::len).max().unwrap_or(0)
+}
+
+/// RFC 1812 §4.2.2.7: the servers' port has a smaller MTU.
+#[test]
+fn what_is_too_large_for_the_way_out_leaves_in_fragments() {
+    let mut lab = Lab::with_mtu(600);
+    let mut server = Receiver::default();
+    let payload: Vec<u8> = (0..1_400u16).map(|byte| byte as u8).collect();
+    // Router alert (RFC 2113) goes into all of them.
+    let alert = [0x94, 4, 0, 0];
+    for options in [&[][..], &alert] {
+        let datagram = Datagram::from_client(CLIENT, 5_000, 7, &payload);
+        let sent = send(&mut lab, &[datagram.whole_with(options)]);
+        assert_eq!(sent.len(), 3);
+        assert!(longest(&sent) <= 600);
+        for packet in &sent {
+            assert_eq!(packet[20..20 + options.len()], *options);
+        }
+        let got = server.take(&sent);
+        assert_eq!(got.len(), 1);
+        assert_eq!((got[0].dst, got[0].dst_port), (SERVERS[0], 9_090));
+        assert_eq!(got[0].payload, payload);
+    }
+    assert_eq!(lab.event(Event::FragmentsMade), 6);
+    assert_eq!(lab.drops(DropReason::MtuExceeded), 0);
+}
+
+/// Fragments that are too large themselves, in any order.
+#[test]
+fn fragments_that_are_too_large_are_fragmented_again() {
+    let mut lab = Lab::with_mtu(600);
+    let mut server = Receiver::default();
+    let payload: Vec<u8> = (0..4_000u16).map(|byte| (byte % 251) as u8).collect();
+    let mut pieces = Datagram::from_client(CLIENT, 5_000, 7, &payload).pieces(1_400);
+    for round in 0..pieces.len() {
+        let sent = send(&mut lab, &pieces);
+        assert!(longest(&sent) <= 600);
+        let got = server.take(&sent);
+        assert_eq!(got.len(), 1, "round {round}");
+        assert_eq!(got[0].payload, payload);
+        pieces.rotate_left(1);
+    }
+}
+
+/// RFC 1191 for the first, and RFC 1122 §3.2.2 for the others.
+#[test]
+fn what_may_not_be_fragmented_is_not() {
+    let mut lab = Lab::with_mtu(600);
+    let datagram = Datagram {
+        flags: DONT_FRAGMENT,
+        ..Datagram::from_client(CLIENT, 5_000, 7, &[1; 1_400])
+    };
+    let out = lab.client_sends_packet(&datagram.whole());
+    assert_eq!(out.icmp_to_client(), Some((3, 4)));
+    // A first fragment that fits, so that the others have somewhere to go.
+    let [mut first, mut second] = [
+        datagram.packet(0, 400, true, &[]),
+        datagram.packet(400, 1_408, false, &[]),
+    ];
+    for packet in [&mut first, &mut second] {
+        packet[6] |= 0x40;
+        super::lab::fill_header_checksum(packet);
+    }
+    assert_eq!(lab.client_sends_packet(&first).packets_to_server().len(), 1);
+    assert!(lab.client_sends_packet(&second).is_empty());
+    assert_eq!(lab.drops(DropReason::MtuExceeded), 2);
+    assert_eq!(lab.event(Event::FragmentsMade), 0);
+}
+
+#[test]
+fn without_buffers_for_all_fragments_none_leaves() {
+    let mut lab = Lab::with_mtu(600);
+    let datagram = Datagram::from_client(CLIENT, 5_000, 7, &[1; 1_400]);
+    // The next hop is known, and the connection.
+    assert_eq!(send(&mut lab, &[datagram.whole()]).len(), 3);
+    lab.worker.io_mut().free = 2;
+    assert_eq!(send(&mut lab, &[datagram.whole()]).len(), 0);
+    assert_eq!(lab.drops(DropReason::NoBuffer), 1);
+}
+
+/// An ICMP message of ours or others' may be fragmented further on as well.
+#[test]
+fn icmp_messages_get_identifications_of_ours() {
+    let mut lab = Lab::new();
+    let mut ping = Datagram::from_client(CLIENT, 0x0800, 77, b"").whole();
+    ping[9] = proto::ICMP;
+    ping[20..].copy_from_slice(&[8, 0, 0, 0, 0, 1, 0, 1]);
+    let sum = checksum(&ping[20..]);
+    ping[22..24].copy_from_slice(&sum.to_be_bytes());
+    super::lab::fill_header_checksum(&mut ping);
+    let replies = [(); 2].map(|()| lab.client_sends_packet(&ping).packets_to_client());
+    let all = idents(&replies.concat());
+    assert!(
+        all.len() == 2 && all[0] != all[1] && !all.contains(&77),
+        "{all:?}"
+    );
 }

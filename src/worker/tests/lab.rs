@@ -391,6 +391,14 @@ impl Lab {
         Self::build(1024..=65535, 1 << 12, false)
     }
 
+    /// With this MTU on the port to the servers.
+    pub fn with_mtu(mtu: u16) -> Self {
+        let mut lab = Self::new();
+        lab.worker.ports[LAN.ix()].mtu = mtu;
+        lab.worker.min_mtu = mtu;
+        lab
+    }
+
     fn build(ports: RangeInclusive<u16>, connections: usize, resolves: bool) -> Self {
         let reta = Reta::even(2, 1).expect("a table");
         let steering = Steering::new(DEFAULT_KEY, reta, SteeringMode::Software).expect("steering");

@@ -35,31 +35,51 @@ pub fn list(cases: &mut Vec<Case>) {
         identification_used_again,
     );
     add(cases, "fragments::strays", &workers(), strays);
+    let narrow = workers().into_iter().map(|plan| Plan {
+        lan_mtu: Some(700),
+        ..plan
+    });
+    add(
+        cases,
+        "fragments::smaller_way_out",
+        &narrow.collect::<Vec<_>>(),
+        smaller_way_out,
+    );
 }
 
-/// A UDP datagram without checksum, in two fragments with a chosen
-/// identification.
-fn pieces(from: SocketAddrV4, to: SocketAddrV4, ident: u16, byte: u8) -> [Vec<u8>; 2] {
-    let length = u16::try_from(8 + PAYLOAD).expect("a datagram");
+/// A UDP datagram without checksum, of so many equal bytes.
+fn datagram(from: SocketAddrV4, to: SocketAddrV4, bytes: usize, byte: u8) -> Vec<u8> {
+    let length = u16::try_from(8 + bytes).expect("a datagram");
     let mut datagram: Vec<u8> = [from.port(), to.port(), length, 0]
         .iter()
         .flat_map(|field| field.to_be_bytes())
         .collect();
-    datagram.resize(8 + PAYLOAD, byte);
-    let piece = |part: &[u8], word: u16| {
-        // The kernel fills in length and checksum (raw(7)).
-        let mut packet = vec![0x45, 0, 0, 0];
-        packet.extend(ident.to_be_bytes());
-        packet.extend(word.to_be_bytes());
-        packet.extend([64, 17, 0, 0]);
-        packet.extend(from.ip().octets());
-        packet.extend(to.ip().octets());
-        packet.extend(part);
-        packet
-    };
+    datagram.resize(8 + bytes, byte);
+    datagram
+}
+
+/// Part of it as a packet; `word` is that of the flags and the offset. The
+/// kernel fills in length and checksum (raw(7)).
+fn packet(from: SocketAddrV4, to: SocketAddrV4, ident: u16, word: u16, part: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 0];
+    packet.extend(ident.to_be_bytes());
+    packet.extend(word.to_be_bytes());
+    packet.extend([64, 17, 0, 0]);
+    packet.extend(from.ip().octets());
+    packet.extend(to.ip().octets());
+    packet.extend(part);
+    packet
+}
+
+/// A datagram in two fragments with a chosen identification.
+fn pieces(from: SocketAddrV4, to: SocketAddrV4, ident: u16, byte: u8) -> [Vec<u8>; 2] {
+    let datagram = datagram(from, to, PAYLOAD, byte);
     let (first, second) = datagram.split_at(FIRST);
     let at = u16::try_from(FIRST / 8).expect("an offset");
-    [piece(first, 0x2000), piece(second, at)]
+    [
+        packet(from, to, ident, 0x2000, first),
+        packet(from, to, ident, at, second),
+    ]
 }
 
 /// To be called inside of a namespace.
@@ -97,7 +117,7 @@ fn received(socket: &UdpSocket) -> BTreeMap<u8, usize> {
         let byte = buffer[0];
         let pure = buffer[..length].iter().all(|&other| other == byte);
         assert!(
-            pure && length == PAYLOAD,
+            pure && [PAYLOAD, 1_400].contains(&length),
             "{length} bytes of {peer}, not all {byte:#x}"
         );
         *counts.entry(byte).or_insert(0) += 1;
@@ -187,4 +207,28 @@ fn strays(plan: &Plan) {
         assert!(strays > 300, "{strays} strays");
     });
     assert_eq!(received(&server), BTreeMap::from([(0xaa, 40)]));
+}
+
+/// Datagrams in one piece and in two, all of them larger than the way to the
+/// server.
+fn smaller_way_out(plan: &Plan) {
+    let (lab, service, server) = start(plan);
+    let from = SocketAddrV4::new(plan.client(), 5_000);
+    lab.client().run(|| {
+        let socket = raw_socket();
+        for ident in 1..=50 {
+            let whole = datagram(from, service.vip(), 1_400, 0xbb);
+            send(
+                &socket,
+                service.vip(),
+                &packet(from, service.vip(), ident, 0, &whole),
+            );
+            for piece in pieces(from, service.vip(), 1_000 + ident, 0xaa) {
+                send(&socket, service.vip(), &piece);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+    let counts = received(&server);
+    assert_eq!(counts, BTreeMap::from([(0xaa, 50), (0xbb, 50)]));
 }

@@ -66,6 +66,9 @@ impl Config {
             if let Some(netns) = netns {
                 writeln!(head, "netns = \"{netns}\"").expect("write to a string");
             }
+            if let (1, Some(mtu)) = (index, plan.lan_mtu) {
+                writeln!(head, "mtu = {mtu}").expect("write to a string");
+            }
             if let Some(rate) = plan.kernel_rate {
                 write!(
                     head,

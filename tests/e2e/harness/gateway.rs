@@ -50,6 +50,9 @@ impl KernelNat {
         commands.extend(
             locals.map(|bits| format!("addr add {}/32 dev {lan}", std::net::Ipv4Addr::from(bits))),
         );
+        if let Some(mtu) = plan.lan_mtu {
+            commands.push(format!("link set {lan} mtu {mtu}"));
+        }
         if plan.far_client {
             commands.push("route add 10.4.0.0/24 via 10.1.0.254".to_owned());
         }

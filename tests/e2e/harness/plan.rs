@@ -146,6 +146,8 @@ pub struct Plan {
     /// An interface of the kernel behind each of fullgate's ports, of this
     /// `kernel-rate`; fullgate then has a namespace to itself.
     pub kernel_rate: Option<u32>,
+    /// MTU of the gateway's port to the servers.
+    pub lan_mtu: Option<u16>,
     /// Further lines of fullgate's `[runtime]`.
     pub runtime: String,
 }
@@ -168,6 +170,7 @@ impl Plan {
             local_ports: 1024..=65_535,
             prefix: 24,
             kernel_rate: None,
+            lan_mtu: None,
             runtime: String::new(),
         }
     }
