@@ -11,13 +11,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender, SyncSender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::access::{Access, Role};
+use super::places::{Place, Places};
 use super::rpc::{self, Error, Id, Outcome};
 
 /// One request on its way to the management loop.
@@ -31,9 +32,6 @@ pub struct Call {
 
 /// Bytes that are read or written at a time.
 const CHUNK: usize = 16 * 1024;
-
-/// How often a client that takes no answer is seen to have lost its place.
-const PLACE_CHECK: Duration = Duration::from_millis(500);
 
 /// What one client may take.
 #[derive(Clone, Copy, Debug)]
@@ -220,9 +218,9 @@ fn accept(
     calls: &Sender<Call>,
     stopping: &AtomicBool,
 ) {
-    let places = Arc::new(Places::new(limits));
+    let places = Places::new(limits.clients, limits.grace);
     while let Some((stream, _)) = next_client("admin socket", stopping, || listener.accept()) {
-        let Some(place) = Places::take(&places, &stream, Instant::now()) else {
+        let Some(place) = Places::take(&places, &stream, None, Instant::now()) else {
             turn_away(stream, limits);
             continue;
         };
@@ -258,124 +256,6 @@ fn turn_away(mut stream: UnixStream, limits: Limits) {
     let _ = stream.shutdown(Shutdown::Write);
 }
 
-/// The places for clients.
-#[derive(Debug)]
-struct Places {
-    limits: Limits,
-    taken: Mutex<Vec<Arc<Occupant>>>,
-}
-
-/// Who has a place.
-#[derive(Debug)]
-struct Occupant {
-    /// The client's socket, to be shut down by whoever needs the place.
-    stream: Option<UnixStream>,
-    /// Since when everything waits for the client: for its next request, or
-    /// for it to take an answer. `None` while it is being served.
-    waited_for: Mutex<Option<Instant>>,
-    evicted: AtomicBool,
-}
-
-impl Occupant {
-    fn waited_for(&self) -> MutexGuard<'_, Option<Instant>> {
-        // Nothing that can panic runs under the lock.
-        self.waited_for
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A place; free again when dropped.
-#[derive(Debug)]
-struct Place {
-    places: Arc<Places>,
-    occupant: Arc<Occupant>,
-}
-
-impl Places {
-    fn new(limits: Limits) -> Self {
-        Self {
-            limits,
-            taken: Mutex::new(Vec::with_capacity(limits.clients)),
-        }
-    }
-
-    fn taken(&self) -> MutexGuard<'_, Vec<Arc<Occupant>>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A place for a client, if need be that of another.
-    fn take(places: &Arc<Self>, stream: &UnixStream, now: Instant) -> Option<Place> {
-        let mut taken = places.taken();
-        if taken.len() >= places.limits.clients {
-            let waits = taken.iter().map(|occupant| *occupant.waited_for());
-            let (index, since) = waits
-                .enumerate()
-                .filter_map(|(index, since)| Some((index, since?)))
-                .min_by_key(|(_, since)| *since)?;
-            if now.saturating_duration_since(since) < places.limits.grace {
-                return None;
-            }
-            let longest = taken.swap_remove(index);
-            longest.evicted.store(true, Ordering::Relaxed);
-            if let Some(stream) = &longest.stream {
-                // Wakes its thread, which can still tell the client why.
-                let _ = stream.shutdown(Shutdown::Read);
-            }
-        }
-        let occupant = Arc::new(Occupant {
-            stream: stream.try_clone().ok(),
-            waited_for: Mutex::new(Some(now)),
-            evicted: AtomicBool::new(false),
-        });
-        taken.push(Arc::clone(&occupant));
-        Some(Place {
-            places: Arc::clone(places),
-            occupant,
-        })
-    }
-}
-
-impl Place {
-    fn is_lost(&self) -> bool {
-        self.occupant.evicted.load(Ordering::Relaxed)
-    }
-
-    /// The client's turn.
-    fn wait_for_client(&self) {
-        *self.occupant.waited_for() = Some(Instant::now());
-    }
-
-    /// Ours.
-    fn serve_client(&self) {
-        *self.occupant.waited_for() = None;
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut taken = self.places.taken();
-        taken.retain(|other| !Arc::ptr_eq(other, &self.occupant));
-    }
-}
-
-/// One of the places for clients; free again when dropped.
-#[derive(Debug)]
-pub(super) struct Seat(Arc<AtomicUsize>);
-
-impl Seat {
-    pub(super) fn take(clients: &Arc<AtomicUsize>) -> Self {
-        clients.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(clients))
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// Why a client's next line can't be had.
 enum Ended {
     /// Closed, silent for too long, or broken: nobody to tell.
@@ -387,7 +267,7 @@ enum Ended {
 struct Client {
     stream: UnixStream,
     limits: Limits,
-    place: Place,
+    place: Place<UnixStream>,
     access: Arc<Access>,
 }
 
@@ -402,7 +282,7 @@ impl Client {
         };
         let mut buffer = Vec::new();
         loop {
-            self.place.wait_for_client();
+            self.place.wait_for_request();
             let line = match self.next_line(&mut buffer) {
                 Ok(line) => line,
                 Err(Ended::Gone) => return,
@@ -503,16 +383,21 @@ impl Client {
     fn write(&mut self, answer: &str) -> io::Result<()> {
         let deadline = Instant::now() + self.limits.response;
         let mut rest = answer.as_bytes();
-        self.place.wait_for_client();
+        self.place.wait_for_reader();
         while !rest.is_empty() {
-            let patience = left(deadline)?.min(PLACE_CHECK);
+            // Who loses the place while it is waited for is woken; one that had
+            // lost it before is not waited for.
+            let patience = match self.place.is_lost() {
+                true => Duration::from_millis(1),
+                false => left(deadline)?,
+            };
             self.stream.set_write_timeout(Some(patience))?;
             // A call with more would last until a slow client has taken it all.
             match self.stream.write(&rest[..rest.len().min(CHUNK)]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => {
                     rest = &rest[count..];
-                    self.place.wait_for_client();
+                    self.place.wait_for_reader();
                 }
                 Err(error) if is_retry(&error) => {}
                 Err(error) => return Err(error),

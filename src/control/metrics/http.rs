@@ -1,23 +1,26 @@
 //! The HTTP side of the metrics endpoint: answers `GET /metrics`, one request a
 //! connection, and nothing else. Owns the listening socket and one thread per
-//! client. Clients are bounded in number, in bytes and in time, and what is
-//! not plainly a request (RFC 9112) is refused.
+//! client. Clients are bounded in number, in bytes and in time; a slow one loses
+//! its place to the next, and what is not plainly a request (RFC 9112) is refused.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::text::CONTENT_TYPE;
-use crate::control::socket::{Seat, is_retry, left, next_client};
+use crate::control::places::{Place, Places, peer};
+use crate::control::socket::{is_retry, left, next_client};
 
 /// What one client may take.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// Clients at a time; the next one is told so and closed.
+    /// Clients at a time. The next one gets the place of the one that has been
+    /// waited for longest at the address that has most; there is no grace,
+    /// since a scraper sends its request at once.
     pub(super) clients: usize,
     /// Longest request line and header fields together, bytes.
     pub(super) head: usize,
@@ -28,10 +31,11 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// What `fullgate` allows. A scraper is usually alone; the time for the
-    /// response is Prometheus' default for a whole scrape.
+    /// What `fullgate` allows. A scraper is usually alone, and has its answer
+    /// long before 64 others have come after it; the time for the response is
+    /// Prometheus' default for a whole scrape.
     pub(super) const DEFAULT: Self = Self {
-        clients: 8,
+        clients: 64,
         head: 8 << 10,
         request: Duration::from_secs(5),
         response: Duration::from_secs(10),
@@ -45,6 +49,45 @@ const LINGER_READS: usize = 64;
 
 /// What makes the exposition; nothing once the gateway stops.
 type Source = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+
+/// Makes one exposition at a time, for all who asked before it was begun: many
+/// requests at once cost two, and not one each.
+struct Exposition {
+    source: Source,
+    waiting: AtomicUsize,
+    last: Mutex<Option<(Instant, Arc<str>)>>,
+}
+
+impl Exposition {
+    fn new(source: Source) -> Self {
+        Self {
+            source,
+            waiting: AtomicUsize::new(0),
+            last: Mutex::default(),
+        }
+    }
+
+    /// An exposition begun after now.
+    fn get(&self) -> Option<Arc<str>> {
+        let asked = Instant::now();
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = match &*last {
+            Some((begun, made)) if *begun >= asked => Some(Arc::clone(made)),
+            _ => {
+                let begun = Instant::now();
+                let made = (self.source)().map(Arc::<str>::from);
+                *last = made.clone().map(|made| (begun, made));
+                made
+            }
+        };
+        if self.waiting.fetch_sub(1, Ordering::Relaxed) == 1 {
+            // Nobody who waits can use it.
+            *last = None;
+        }
+        made
+    }
+}
 
 /// The endpoint. Dropping it stops listening; responses under way are finished.
 #[derive(Debug)]
@@ -94,18 +137,18 @@ impl Drop for Server {
 }
 
 fn accept(listener: &TcpListener, limits: Limits, source: &Source, stopping: &AtomicBool) {
-    let clients = Arc::new(AtomicUsize::new(0));
-    while let Some((stream, _)) = next_client("metrics", stopping, || listener.accept()) {
-        let seat = Seat::take(&clients);
-        if clients.load(Ordering::Relaxed) > limits.clients {
-            turn_away(stream);
+    let places = Places::new(limits.clients, Duration::ZERO);
+    let exposition = Arc::new(Exposition::new(Arc::clone(source)));
+    while let Some((stream, from)) = next_client("metrics", stopping, || listener.accept()) {
+        let now = Instant::now();
+        let Some(place) = Places::take(&places, &stream, Some(peer(from.ip())), now) else {
+            turn_away(&stream);
             continue;
-        }
-        let source = Arc::clone(source);
+        };
+        let exposition = Arc::clone(&exposition);
         let serve = move || {
-            let _seat = seat;
             // A client that is gone needs no answer.
-            let _ = serve(stream, limits, &source);
+            let _ = serve(stream, limits, &place, &exposition);
         };
         let spawned = std::thread::Builder::new()
             .name("metrics-client".into())
@@ -116,31 +159,63 @@ fn accept(listener: &TcpListener, limits: Limits, source: &Source, stopping: &At
     }
 }
 
-fn turn_away(mut stream: TcpStream) {
-    // The accepting thread waits for nobody; an empty socket buffer takes this
-    // much without blocking.
+fn turn_away(mut stream: &TcpStream) {
+    // Nobody waits for such a client; an empty socket buffer takes this much
+    // without blocking.
     let _ = stream.set_nonblocking(true);
     let _ = stream.write_all(Status::Busy.response().as_bytes());
     let _ = stream.shutdown(Shutdown::Write);
 }
 
-fn serve(mut stream: TcpStream, limits: Limits, source: &Source) -> io::Result<()> {
-    let response = match request(&mut stream, limits)? {
-        Ok(()) => match source() {
-            Some(body) => format!("{}{body}", header("200 OK", CONTENT_TYPE, body.len(), "")),
-            None => Status::Busy.response(),
-        },
-        Err(status) => status.response(),
+fn serve(
+    mut stream: TcpStream,
+    limits: Limits,
+    place: &Place<TcpStream>,
+    exposition: &Exposition,
+) -> io::Result<()> {
+    let asked = request(&mut stream, limits);
+    if place.is_lost() {
+        turn_away(&stream);
+        return Ok(());
+    }
+    place.serve_client();
+    let body = match asked? {
+        Ok(()) => exposition.get().ok_or(Status::Busy),
+        Err(status) => Err(status),
     };
+    match body {
+        Ok(body) => {
+            let header = header("200 OK", CONTENT_TYPE, body.len(), "");
+            answer(&mut stream, limits, place, &[&header, &body])
+        }
+        Err(status) => answer(&mut stream, limits, place, &[&status.response()]),
+    }
+}
+
+fn answer(
+    stream: &mut TcpStream,
+    limits: Limits,
+    place: &Place<TcpStream>,
+    parts: &[&str],
+) -> io::Result<()> {
     let deadline = Instant::now() + limits.response;
-    let mut rest = response.as_bytes();
-    while !rest.is_empty() {
-        stream.set_write_timeout(Some(left(deadline)?))?;
-        match stream.write(rest) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(count) => rest = &rest[count..],
-            Err(error) if is_retry(&error) => {}
-            Err(error) => return Err(error),
+    // Since when it is waited for counts from here: one that takes a byte now
+    // and then is as slow as one that takes none.
+    place.wait_for_reader();
+    for part in parts {
+        let mut rest = part.as_bytes();
+        while !rest.is_empty() {
+            // Who loses the place from here on is woken.
+            if place.is_lost() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            stream.set_write_timeout(Some(left(deadline)?))?;
+            match stream.write(rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => rest = &rest[count..],
+                Err(error) if is_retry(&error) => {}
+                Err(error) => return Err(error),
+            }
         }
     }
     stream.shutdown(Shutdown::Write)?;
@@ -148,7 +223,7 @@ fn serve(mut stream: TcpStream, limits: Limits, source: &Source) -> io::Result<(
     let deadline = Instant::now() + LINGER;
     let mut chunk = [0; 1024];
     for _ in 0..LINGER_READS {
-        if read(&mut stream, &mut chunk, deadline)? == 0 {
+        if read(stream, &mut chunk, deadline)? == 0 {
             break;
         }
     }

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -27,6 +27,7 @@ pub fn list(cases: &mut Vec<Case>) {
         workers: 2,
         ..Plan::new(Kind::Fullgate)
     }];
+    add(cases, "metrics::slow_clients", &fullgate, slow_clients);
     let first = cases.len();
     add(cases, "metrics::prometheus", &fullgate, prometheus);
     for case in &mut cases[first..] {
@@ -101,6 +102,48 @@ fn dashboard(root: &Path) -> Vec<String> {
         .collect()
 }
 
+/// Clients that do not come to an end, far more than there are places for: none
+/// that asks goes without an answer, or waits for it.
+fn slow_clients(plan: &Plan) {
+    let service = Service::new(plan, "web", Protocol::Tcp, 80, &[1, 1]);
+    let services = std::slice::from_ref(&service);
+    let mut lab = Lab::start(plan, services);
+    let addr = open(&mut lab, services);
+    let mut slow = Vec::new();
+    for round in 0..100 {
+        let mut client = TcpStream::connect(addr).expect("connect");
+        // Who is turned away may be gone by now.
+        let _ = match round % 3 {
+            0 => Ok(()),
+            1 => client.write_all(b"GET /metrics HTTP/1.1\r\nX: "),
+            _ => client.write_all(b"GET /metrics HTTP/1.0\r\n\r\n"),
+        };
+        slow.push((round % 3, client));
+        // A byte now and then.
+        for (_, client) in slow.iter_mut().filter(|(kind, _)| *kind == 1) {
+            let _ = client.write_all(b"x");
+        }
+        let begun = Instant::now();
+        let body = get(addr, "/metrics").unwrap_or_default();
+        assert!(body.contains("fullgate_build_info"), "with {round} others");
+        let elapsed = begun.elapsed();
+        assert!(elapsed < Duration::from_secs(1), "{elapsed:?}");
+    }
+}
+
+/// Opens the endpoint by a reload.
+fn open(lab: &mut Lab, services: &[Service]) -> SocketAddr {
+    let addr = free_addr();
+    let config = lab.fullgate().config().clone();
+    let text = format!(
+        "{}\n[metrics]\nlisten = \"{addr}\"\n",
+        config.text(services)
+    );
+    fs::write(&config.file, text).expect("write the configuration");
+    lab.fullgate().ctl(&["reload"]);
+    addr
+}
+
 /// The endpoint is opened by a reload; promtool finds nothing to say about it
 /// and the rules; Prometheus scrapes it, evaluates every rule, and answers
 /// every query of the dashboard.
@@ -117,14 +160,8 @@ fn prometheus(plan: &Plan) {
         };
         (0..REQUESTS).map(request).collect()
     });
-    let (addr, web) = (free_addr(), free_addr());
-    let config = lab.fullgate().config().clone();
-    let text = format!(
-        "{}\n[metrics]\nlisten = \"{addr}\"\n",
-        config.text(services)
-    );
-    fs::write(&config.file, text).expect("write the configuration");
-    lab.fullgate().ctl(&["reload"]);
+    let addr = open(&mut lab, services);
+    let web = free_addr();
 
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let alerts = root.join("config/prometheus/alerts.yml");

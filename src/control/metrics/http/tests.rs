@@ -187,25 +187,82 @@ fn who_takes_no_answer_is_closed() {
     assert!(taken.len() < line.len() * lines, "{} bytes", taken.len());
 }
 
+/// Whether a scrape is answered, and within a second.
+fn scraped(server: &Server) -> bool {
+    let begun = Instant::now();
+    ask(server, ASK).starts_with("HTTP/1.1 200 ") && begun.elapsed() < Duration::from_secs(1)
+}
+
 #[test]
-fn one_client_too_many_is_turned_away() {
-    let server = start(PATIENT, "a 1\n", 1);
-    let mut seated: Vec<TcpStream> = (0..PATIENT.clients).map(|_| connect(&server)).collect();
-    // Accepted in order: when this one is turned away, the others are seated.
-    let answer = heard(connect(&server));
-    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-    seated[0].write_all(ASK).expect("written");
-    let answer = heard(seated.remove(0));
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-    drop(seated);
-    // The seats are free again once the threads have seen the end.
-    let served = (0..1000).any(|_| {
-        std::thread::sleep(Duration::from_millis(5));
+fn slow_clients_cost_nobody_a_scrape() {
+    let server = start(PATIENT, "a_long_line_for_a_metric 1\n", 1 << 12);
+    let mut slow = Vec::new();
+    for (round, part) in [&b""[..], b"GET /met", ASK].into_iter().cycle().enumerate() {
+        if round == 60 {
+            break;
+        }
         let mut client = connect(&server);
-        let _ = client.write_all(ASK);
-        heard(client).starts_with("HTTP/1.1 200 ")
+        let _ = client.write_all(part);
+        slow.push((client, part));
+        assert!(scraped(&server), "after {round} slow clients");
+    }
+    // All but the last few have made room, and most of them know why.
+    for (client, part) in slow.drain(..60 - PATIENT.clients) {
+        if part != ASK {
+            let heard = heard(client);
+            assert!(heard.is_empty() || heard.starts_with("HTTP/1.1 503 "));
+        }
+    }
+}
+
+#[test]
+fn who_takes_no_answer_makes_room() {
+    let (line, lines) = ("a_long_line_for_a_metric 1\n", 1 << 20);
+    let server = start(PATIENT, line, lines);
+    let mut deaf = connect(&server);
+    deaf.write_all(ASK).expect("written");
+    deaf.peek(&mut [0]).expect("the begin of an answer");
+    // One more than there are places beside it.
+    let _silent: Vec<TcpStream> = (0..PATIENT.clients).map(|_| connect(&server)).collect();
+    let taken = heard(deaf);
+    assert!(taken.len() < line.len() * lines, "{} bytes", taken.len());
+}
+
+#[test]
+fn who_drips_loses_the_place_too() {
+    let server = start(PATIENT, "a 1\n", 1);
+    let mut dripping: Vec<TcpStream> = (0..PATIENT.clients).map(|_| connect(&server)).collect();
+    for byte in ASK.iter().take(20) {
+        for client in &mut dripping {
+            let _ = client.write_all(&[*byte]);
+        }
+        assert!(scraped(&server));
+    }
+}
+
+#[test]
+fn many_requests_at_once_are_answered_with_few_expositions() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    let made = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&made);
+    let source = Arc::new(move || {
+        std::thread::sleep(Duration::from_millis(200));
+        Some(format!("a {}\n", count.fetch_add(1, Ordering::Relaxed)))
     });
-    assert!(served);
+    let limits = Limits {
+        clients: 64,
+        ..PATIENT
+    };
+    let server = Server::start(listener, limits, source).expect("started");
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..30).map(|_| scope.spawn(|| ask(&server, ASK))).collect();
+        for client in clients {
+            let answer = client.join().expect("an answer");
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        }
+    });
+    let made = made.load(Ordering::Relaxed);
+    assert!(made < 10, "{made} expositions for 30 requests");
 }
 
 #[test]
