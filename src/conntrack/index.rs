@@ -104,6 +104,18 @@ pub struct Index {
     fresh_overflow: u32,
 }
 
+/// Home and overflow buckets for so many connections.
+fn buckets(connections: usize) -> (usize, usize) {
+    let home = (connections * BUCKETS_PER_FIVE).div_ceil(5).max(1);
+    (home, home / BUCKETS_PER_OVERFLOW + MIN_OVERFLOW)
+}
+
+/// Bytes that the index of so many connections takes.
+pub(super) fn bytes_for(connections: usize) -> usize {
+    let (home, overflow) = buckets(connections);
+    (home + overflow) * size_of::<Bucket>()
+}
+
 impl Index {
     /// Room for both tuples of `connections` connections.
     ///
@@ -114,8 +126,7 @@ impl Index {
         if connections >= MAX_SLOTS {
             return Err(too_many);
         }
-        let home = (connections * BUCKETS_PER_FIVE).div_ceil(5).max(1);
-        let overflow = home / BUCKETS_PER_OVERFLOW + MIN_OVERFLOW;
+        let (home, overflow) = buckets(connections);
         let Ok(home_buckets) = u32::try_from(home) else {
             return Err(too_many);
         };

@@ -20,7 +20,7 @@ use std::sync::atomic::{Ordering, compiler_fence};
 
 use super::entry::{ClientTuple, Direction, Entry, FlowTuple, NIL, ServerTuple, State};
 use super::hash::HashKey;
-use super::index::{Index, MAX_SLOTS};
+use super::index::{self, Index, MAX_SLOTS};
 use super::wheel::Wheel;
 use crate::arena::{Arena, ArenaError, prefetch_pair, prefetch_slice};
 use crate::ids::SlotIx;
@@ -58,6 +58,11 @@ pub struct ConnTable {
 }
 
 impl ConnTable {
+    /// Bytes that a table of so many slots takes, all of them from the start.
+    pub fn bytes_for(slots: usize) -> usize {
+        slots * size_of::<Entry>() + index::bytes_for(slots)
+    }
+
     /// A table over `arena`, with the connections that are in it. Their timers
     /// are not armed: the caller sweeps over [`ConnTable::slots`] and arms them.
     ///
@@ -361,6 +366,11 @@ impl ConnTable {
     ) -> Option<SlotIx> {
         self.wheel
             .pop_due(self.arena.as_mut_slice(), now, budget, deadline_of)
+    }
+
+    /// Whether timers that were due before `now` have not been looked at yet.
+    pub fn timers_are_behind(&self, now: Stamp) -> bool {
+        self.wheel.is_behind(now)
     }
 
     /// Whether `slot` is in use and its timer not armed: so it is from

@@ -164,6 +164,11 @@ impl Wheel {
         None
     }
 
+    /// Whether it does not stand at `now` yet, or has an entry there to look at.
+    pub fn is_behind(&self, now: Stamp) -> bool {
+        now.since(self.position) >= TICK_MS || self.first_in_turn().is_some()
+    }
+
     /// The list for `deadline`, seen from where the wheel stands.
     ///
     /// A level's list comes round when the position reaches its first tick, and

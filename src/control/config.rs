@@ -6,6 +6,7 @@
 //! file's form and the whole is validated, in memory, into a new [`Config`].
 
 mod announce;
+mod demand;
 mod diff;
 mod edit;
 mod health;
@@ -27,6 +28,7 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
+pub use demand::Demand;
 pub use edit::request;
 pub(super) use health::try_health;
 pub use health::{AllDown, Health, OnDown, Way};
@@ -36,7 +38,6 @@ pub use units::parse_duration as duration;
 pub(super) use units::{parse_addresses, parse_endpoint};
 
 use crate::conntrack::timeouts::Timeouts;
-use crate::nat::fragments::DATAGRAMS_PER_WAITING;
 use crate::service::schedule::Scheduler;
 use crate::service::snapshot::Answer;
 use raw::RawConfig;
@@ -369,30 +370,6 @@ impl Config {
             Duration::from_micros(50)
         };
         self.runtime.idle_sleep.unwrap_or(default)
-    }
-
-    /// Packet buffers of each worker. The default fills every descriptor of
-    /// the worker's queues and leaves 2,048 for bursts, caches and packets
-    /// that wait for a next hop, and one for each fragment that may wait.
-    pub fn mbufs(&self) -> u32 {
-        let descriptors: u32 = self
-            .ports
-            .iter()
-            .map(|port| u32::from(port.rx_descriptors) + u32::from(port.tx_descriptors))
-            .sum();
-        let fragments = self.runtime.fragments / DATAGRAMS_PER_WAITING;
-        self.runtime
-            .mbufs
-            .unwrap_or((descriptors + 2_048 + fragments).next_power_of_two())
-    }
-
-    /// DPDK memory in bytes, a multiple of 2 MiB. The default holds the packet
-    /// buffers (2,560 bytes each with their headers), a quarter more for what
-    /// falls between pages, and 64 MiB for rings and drivers.
-    pub fn memory(&self) -> u64 {
-        let buffers = u64::from(self.runtime.workers) * u64::from(self.mbufs()) * 2_560;
-        let default = (buffers + buffers / 4 + (64 << 20)).next_multiple_of(2 << 20);
-        self.runtime.memory.unwrap_or(default)
     }
 }
 

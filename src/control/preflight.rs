@@ -1,6 +1,7 @@
 //! Whether a host is ready for a configuration: what is wrong with it, and the
 //! command that mends it. Reads below a root directory, which is `/` but in
-//! tests; changes nothing. Called by `fullgate preflight`.
+//! tests; changes nothing. Called by `fullgate preflight`, and by the start for
+//! what would end it half-way.
 
 mod cores;
 mod host;
@@ -109,11 +110,18 @@ pub fn preflight(root: &Path, config: &Config) -> Report {
     let host = Host::new(root);
     let mut report = Report::default();
     memory::hugepages(&mut report, &host, config);
+    memory::ordinary(&mut report, &host, config);
     memory::locking(&mut report, &host, config);
     ports::ports(&mut report, &host, config);
     cores::cores(&mut report, &host, config);
     cores::tsc(&mut report, &host);
     report
+}
+
+/// Why the host has too little memory for a configuration, in one line; asked
+/// before a start touches anything.
+pub fn shortage(root: &Path, config: &Config) -> Option<String> {
+    memory::shortage(&Host::new(root), config)
 }
 
 #[cfg(test)]

@@ -978,6 +978,54 @@ fn checks_go_by_the_kernel_s_interface_and_have_to_fit() {
 }
 
 #[test]
+fn the_queues_leave_packet_buffers_to_work_with() {
+    let with = |mbufs: u32, ports: &str| {
+        let text = GOOD.replacen("workers = 2", &format!("workers = 2\nmbufs = {mbufs}"), 1);
+        let text = text.replace("addresses = [\"10.0.1.1/24\"]", ports);
+        Config::parse("f", &text).map(|checked| checked.config.mbufs())
+    };
+    let port = "addresses = [\"10.0.1.1/24\"]\nrx-descriptors = 256\ntx-descriptors = 512";
+    // 2 * 1024 of the one port, 768 of the other, and fragments.
+    let needed = 2_048 + 768 + 1_024 + 512;
+    assert_eq!(with(needed, port).ok(), Some(needed));
+    let said = with(needed - 1, port).expect_err("too few").to_string();
+    assert_eq!(
+        said,
+        "f:3: runtime.mbufs: is 4351, but each worker needs 4352 packet buffers: 2816 for the \
+         queues of 2 ports, 1024 to work with and 512 for fragments that wait; give at least \
+         4352, or leave it out for 8192"
+    );
+    let said = with(2_048, "addresses = [\"10.0.1.1/24\"]").expect_err("too few");
+    assert!(
+        said.to_string().contains("runtime.mbufs: is 2048"),
+        "{said}"
+    );
+}
+
+#[test]
+fn memory_is_counted_before_it_is_taken() {
+    let demand = |from: &str, to: &str| {
+        let text = GOOD.replacen(from, to, 1);
+        Config::parse("f", &text).expect("good").config.demand()
+    };
+    let usual = demand("workers = 2", "workers = 2");
+    // What docs/configuration.md says of an entry, of a million for each worker.
+    assert_eq!(usual.connections / 2_000_000, 154);
+    assert_eq!(usual.buffers, 0, "on hugepages");
+    // Two servers and five local addresses.
+    assert_eq!(usual.local_ports, 10 * (64_512 / 4 + 2 * 256));
+    assert_eq!(
+        usual.total(),
+        usual.connections + usual.local_ports,
+        "all of it"
+    );
+    let large = demand("workers = 2", "workers = 2\nconnections = 200_000_000");
+    assert!(large.connections > 60_000_000_000, "{large:?}");
+    let ordinary = demand("workers = 2", "workers = 2\nhugepages = false");
+    assert_eq!(ordinary.buffers, 2 * 8_192 * 2_560);
+}
+
+#[test]
 fn defaults_depend_on_the_ports() {
     let config = good();
     assert_eq!(config.idle_sleep(), Duration::ZERO, "a NIC is polled");

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 
 use super::problem::{Place, Problem, nearest};
 use super::raw::RawConfig;
-use super::{Announce, Checked, Config, Metrics, Runtime, network, services};
+use super::{Announce, Checked, Config, Metrics, Runtime, demand, network, services};
 
 /// Checks the whole; the first problem ends it.
 pub(super) fn validate(raw: &RawConfig) -> Result<Checked, Problem> {
@@ -47,6 +47,7 @@ pub(super) fn validate(raw: &RawConfig) -> Result<Checked, Problem> {
         pools,
         services: Vec::new(),
     };
+    demand::check_mbufs(&root, &config)?;
     config.services = services::services(
         &root,
         raw.service.as_deref().unwrap_or_default(),

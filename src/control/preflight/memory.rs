@@ -1,4 +1,4 @@
-//! Hugepages, and how much memory may be locked.
+//! Hugepages, ordinary memory, and how much of it may be locked.
 
 use std::collections::BTreeSet;
 
@@ -115,6 +115,119 @@ fn pages(host: &Host<'_>) -> Vec<Pages> {
         }
     }
     all
+}
+
+/// Of the whole machine, and of the process's control groups.
+const MEMINFO: &str = "/proc/meminfo";
+const GROUPS: &str = "/sys/fs/cgroup";
+
+/// What bounds the memory of the process.
+struct Bound {
+    /// Bytes to be had.
+    available: u64,
+    /// Who says so.
+    source: String,
+}
+
+pub(super) fn ordinary(report: &mut Report, host: &Host<'_>, config: &Config) {
+    let topic = "memory";
+    let Some(bound) = bound(host) else { return };
+    let needed = config.demand().total();
+    match shortage(host, config) {
+        Some(text) => report.wrong(topic, text, remedy(config, bound.available)),
+        None => report.ok(
+            topic,
+            format!(
+                "{} MB are available, {} MB are needed",
+                bound.available >> 20,
+                needed >> 20
+            ),
+        ),
+    }
+}
+
+/// More than there is: the kernel would end the process, and maybe others, in
+/// the middle of the start.
+pub(super) fn shortage(host: &Host<'_>, config: &Config) -> Option<String> {
+    let (demand, bound) = (config.demand(), bound(host)?);
+    if demand.total() <= bound.available {
+        return None;
+    }
+    let runtime = &config.runtime;
+    let mut parts = vec![format!(
+        "{} MB for runtime.connections = {} of {} workers",
+        demand.connections >> 20,
+        runtime.connections,
+        runtime.workers
+    )];
+    for (bytes, what) in [
+        (demand.buffers, "packet buffers"),
+        (demand.local_ports, "local ports"),
+    ] {
+        if bytes > 0 {
+            parts.push(format!("{} MB for {what}", bytes >> 20));
+        }
+    }
+    Some(format!(
+        "{} MB of memory are needed ({}), and {} MB are available ({})",
+        demand.total() >> 20,
+        parts.join(", "),
+        bound.available >> 20,
+        bound.source
+    ))
+}
+
+fn remedy(config: &Config, available: u64) -> String {
+    let demand = config.demand();
+    let rest = demand.total() - demand.connections;
+    let connections = u64::from(config.runtime.connections);
+    let each = demand.connections.div_ceil(connections).max(1);
+    let fit = available.saturating_sub(rest) / each;
+    match fit {
+        0..4_096 => "add memory, or use fewer workers".to_owned(),
+        _ => format!("runtime.connections = {}", fit.min(connections)),
+    }
+}
+
+/// The least of what is free on the machine and what its control groups allow.
+fn bound(host: &Host<'_>) -> Option<Bound> {
+    let of_machine = kilobytes(&host.text(MEMINFO)?, "MemAvailable:").map(|available| Bound {
+        available,
+        source: format!("MemAvailable of {MEMINFO}"),
+    });
+    let groups = host.text("/proc/self/cgroup").unwrap_or_default();
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::"));
+    let mut path = own.map(str::to_owned).unwrap_or_default();
+    let mut bounds: Vec<Bound> = of_machine.into_iter().collect();
+    loop {
+        let directory = format!("{GROUPS}{}", path.trim_end_matches('/'));
+        if let Some(max) = host.number(&format!("{directory}/memory.max")) {
+            let used = host.number(&format!("{directory}/memory.current"));
+            let stat = host.text(&format!("{directory}/memory.stat"));
+            // The kernel takes back what is cached of files.
+            let cached = stat.and_then(|stat| {
+                let line = |line: &str| line.strip_prefix("inactive_file ")?.trim().parse().ok();
+                stat.lines().find_map(line)
+            });
+            let used = used.unwrap_or(0).saturating_sub(cached.unwrap_or(0));
+            bounds.push(Bound {
+                available: max.saturating_sub(used),
+                source: format!("{directory}/memory.max"),
+            });
+        }
+        match path.rfind('/') {
+            Some(end) => path.truncate(end),
+            None => break,
+        }
+    }
+    bounds.into_iter().min_by_key(|bound| bound.available)
+}
+
+/// A figure of `/proc/meminfo`, bytes.
+fn kilobytes(text: &str, key: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+    let number: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(number << 10)
 }
 
 /// vfio locks what a NIC reads and writes.

@@ -304,6 +304,39 @@ fn single_findings() {
             true,
         ),
         (
+            &[(
+                "proc/meminfo",
+                "MemTotal: 9 kB\nMemAvailable:     1048576 kB\n",
+            )],
+            CONFIG,
+            "ok      memory     1024 MB are available, 294 MB are needed",
+            true,
+        ),
+        (
+            &[("proc/meminfo", "MemAvailable:     204800 kB\n")],
+            CONFIG,
+            "wrong   memory     294 MB of memory are needed (294 MB for runtime.connections = \
+             1000000 of 2 workers), and 200 MB are available (MemAvailable of /proc/meminfo)",
+            false,
+        ),
+        (
+            &[
+                ("proc/meminfo", "MemAvailable:     1048576 kB\n"),
+                ("proc/self/cgroup", "0::/a/b\n"),
+                ("sys/fs/cgroup/a/b/memory.max", "max\n"),
+                ("sys/fs/cgroup/a/memory.max", "268435456\n"),
+                ("sys/fs/cgroup/a/memory.current", "104857600\n"),
+                (
+                    "sys/fs/cgroup/a/memory.stat",
+                    "file 1\ninactive_file 52428800\n",
+                ),
+            ],
+            CONFIG,
+            "wrong   memory     294 MB of memory are needed (294 MB for runtime.connections = \
+             1000000 of 2 workers), and 206 MB are available (/sys/fs/cgroup/a/memory.max)",
+            false,
+        ),
+        (
             &[("proc/cpuinfo", "flags : constant_tsc")],
             CONFIG,
             "advice  tsc        it may stop in deep sleep (no nonstop_tsc)",
