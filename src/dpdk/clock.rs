@@ -41,10 +41,11 @@ impl Clock {
         self.cycles_per_ms
     }
 
-    /// The time that a reading of the TSC means.
+    /// The time that a reading of the TSC means. That of a core which is some
+    /// cycles behind the one that made the clock is 0, and no time far ahead.
     #[inline(always)]
     pub fn millis(&self, cycles: u64) -> Millis {
-        Millis(cycles.wrapping_sub(self.start) / self.cycles_per_ms)
+        Millis(cycles.saturating_sub(self.start) / self.cycles_per_ms)
     }
 }
 

@@ -3,19 +3,45 @@
 //! go back.
 
 use super::message::{
-    COMMANDS_PER_POLL, Command, NeighborFound, NeighborScan, PoolScan, Reply, Scan, SetUse, Update,
+    COMMANDS_PER_POLL, Command, NeighborFound, NeighborScan, Notice, PoolScan, Reply, Scan, SetUse,
+    Update,
 };
 use super::owed::burst_of;
 use super::{PortFacts, Worker};
 use crate::conntrack::entry::{Entry, State};
 use crate::ids::{NeighborIx, SlotIx};
 use crate::io::BurstIo;
+use crate::time::Millis;
 
 /// Table slots a scan looks at between two bursts.
 const SCAN_PER_POLL: u32 = 256;
 
 /// Next hops a scan looks at between two bursts.
 const NEIGHBORS_PER_POLL: u16 = 256;
+
+/// Between two notices of one kind: the condition may hold for every packet.
+const NOTICE_EVERY: u64 = 1_000;
+
+/// When a notice of each kind may be sent again.
+#[derive(Debug)]
+pub(super) struct Notices([Millis; Notice::KINDS]);
+
+impl Notices {
+    /// All of them at once.
+    pub(super) const NEW: Self = Self([Millis(0); Notice::KINDS]);
+
+    /// Whether this one is due; if so, the next of its kind is a second later.
+    fn take(&mut self, notice: Notice, now: Millis) -> bool {
+        let Some(due) = notice.kind().and_then(|kind| self.0.get_mut(kind)) else {
+            return true;
+        };
+        let is_due = now.reached(*due);
+        if is_due {
+            *due = now.plus(NOTICE_EVERY);
+        }
+        is_due
+    }
+}
 
 /// Port sets a scan looks at between two bursts.
 const SETS_PER_POLL: usize = 64;
@@ -74,6 +100,14 @@ impl<Io: BurstIo> Worker<Io> {
             // Room for far more than can be under way: the management core
             // sends the next update only after the last came back.
             let _ = self.backlog.try_push(reply);
+        }
+    }
+
+    /// Tells the management core of a condition, once a second.
+    #[cold]
+    pub(super) fn notice(&mut self, notice: Notice) {
+        if self.notices.take(notice, self.now) {
+            self.tell(Reply::Notice(notice));
         }
     }
 
@@ -302,7 +336,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::ids::ServiceIx;
     use crate::time::Stamp;
+
+    #[test]
+    fn a_notice_of_each_kind_a_second() {
+        let (mut notices, begin) = (Notices::NEW, 1 << 33);
+        let sent = (begin..begin + 3_000)
+            .filter(|&ms| notices.take(Notice::TableFull, Millis(ms)))
+            .count();
+        assert_eq!(sent, 3);
+        assert!(notices.take(Notice::NoServer(ServiceIx(1)), Millis(begin)));
+        assert!(!notices.take(Notice::NoServer(ServiceIx(2)), Millis(begin + 999)));
+    }
 
     proptest! {
         #[test]

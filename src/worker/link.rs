@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 use arrayvec::ArrayVec;
 
 use super::Worker;
-use super::message::{ArpNews, Learned, Notice, Reply};
+use super::message::{ArpNews, Learned, Notice};
 use super::parse::L3;
 use crate::ids::PortIx;
 use crate::io::{BurstIo, PacketBuf};
@@ -126,7 +126,7 @@ impl<Io: BurstIo> Worker<Io> {
 
     fn heard(&mut self, heard: Heard, hop: NextHop) {
         if heard == Heard::Returned {
-            self.tell(Reply::Notice(Notice::NextHopAnswers(hop)));
+            self.notice(Notice::NextHopAnswers(hop));
         }
         if matches!(heard, Heard::News | Heard::Returned) {
             self.release_waiting();
@@ -146,13 +146,11 @@ impl<Io: BurstIo> Worker<Io> {
     #[cold]
     fn claimed(&mut self, arp: &ArpRepr, port: PortIx) {
         self.stats.event(Event::AddressClaimed).add(1);
-        self.tell(Reply::Notice(Notice::AddressClaimed(
-            NextHop {
-                port,
-                addr: arp.sender_ip,
-            },
-            arp.sender_mac,
-        )));
+        let hop = NextHop {
+            port,
+            addr: arp.sender_ip,
+        };
+        self.notice(Notice::AddressClaimed(hop, arp.sender_mac));
         if !self.snapshot.answers_arp(arp.sender_ip, port) {
             return;
         }
@@ -188,7 +186,7 @@ impl<Io: BurstIo> Worker<Io> {
                 None => return,
                 Some(Due::Ask(hop, to)) => self.ask(hop, to),
                 Some(Due::Lost(hop, true)) => {
-                    self.tell(Reply::Notice(Notice::NextHopSilent(hop)));
+                    self.notice(Notice::NextHopSilent(hop));
                 }
                 Some(Due::Lost(_, false)) => {}
             }

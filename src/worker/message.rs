@@ -259,7 +259,8 @@ pub enum Reply {
     ServerFailed(ServerIx),
     /// A real server completed a handshake after it had failed.
     ServerAnswered(ServerIx),
-    /// A condition worth a log line, at most one of each kind a second.
+    /// A condition worth a log line; of what packets can bring about, at most
+    /// one of each kind a second.
     Notice(Notice),
     /// The worker has left its loop.
     Stopped,
@@ -280,6 +281,23 @@ pub enum Notice {
     NextHopAnswers(NextHop),
     /// Another machine says that one of our addresses is its own.
     AddressClaimed(NextHop, MacAddr),
+}
+
+impl Notice {
+    /// How many kinds there are that packets can bring about.
+    pub const KINDS: usize = 4;
+
+    /// Which of them it is; `None` where a next hop changed, which is told each
+    /// time.
+    pub fn kind(self) -> Option<usize> {
+        match self {
+            Self::NoLocalPort(_) => Some(0),
+            Self::TableFull => Some(1),
+            Self::NoServer(_) => Some(2),
+            Self::AddressClaimed(..) => Some(3),
+            Self::NextHopSilent(_) | Self::NextHopAnswers(_) => None,
+        }
+    }
 }
 
 /// Most commands a worker takes between two bursts.

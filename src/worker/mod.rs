@@ -80,6 +80,7 @@ use crate::wire::ethernet::MacAddr;
 use announce::Announcing;
 use capture::Captures;
 use close::Sweeps;
+use command::Notices;
 use dropped::LastDrops;
 use fragment::Overtaking;
 use health::{Health, Record};
@@ -138,6 +139,9 @@ impl<B> Handover<B> {
 
 /// SYNs a worker can keep for a second attempt, unless it is told otherwise.
 const HELD_SYNS: usize = 4_096;
+
+/// The furthest that a worker's time moves on between two rounds.
+const LEAP_MS: u64 = 10 * 24 * 60 * 60 * 1_000;
 
 /// Next hops a worker can know, unless it is told otherwise.
 pub const NEIGHBORS: usize = 24_576;
@@ -244,6 +248,7 @@ pub struct Worker<Io: BurstIo> {
     stats: Arc<WorkerStats>,
     link: Link,
     backlog: Backlog,
+    notices: Notices,
     handover: Handover<Io::Buf>,
     kernel: Option<Box<Kernel>>,
     reset_limit: RateLimit,
@@ -310,6 +315,7 @@ impl<Io: BurstIo> Worker<Io> {
             stats: setup.stats,
             link: setup.link,
             backlog: Backlog::new(),
+            notices: Notices::NEW,
             handover: setup.handover,
             kernel,
             reset_limit: RateLimit::new(limits.resets_per_second, limits.resets_per_second, now.ms),
@@ -353,6 +359,9 @@ impl<Io: BurstIo> Worker<Io> {
     #[inline]
     pub fn poll(&mut self, now: Now) -> usize {
         self.account(now);
+        if now.ms.since(self.now) > LEAP_MS {
+            return self.leap();
+        }
         self.now = now.ms;
         let mut work = self.commands();
         let mut packets = 0;
@@ -366,6 +375,22 @@ impl<Io: BurstIo> Worker<Io> {
         self.flush();
         self.was_busy = packets + work > 0;
         packets + work
+    }
+
+    /// A round of a worker that did not run for weeks (a virtual machine that
+    /// was held). It goes through them in leaps, and takes no packet meanwhile:
+    /// entries compare times of the last 24 days only, so none may be older than
+    /// that before its timer has been looked at.
+    #[cold]
+    fn leap(&mut self) -> usize {
+        if !self.table.timers_are_behind(self.now.stamp()) {
+            self.now = self.now.plus(LEAP_MS);
+        }
+        let work = self.commands() + self.background();
+        self.flush();
+        self.was_busy = true;
+        // The next round is not to wait.
+        work.max(1)
     }
 
     /// Whether the management core asked the worker to leave its loop.

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use super::Worker;
 use super::health::Health;
 use super::lend::Lent;
-use super::message::{Notice, Reply};
+use super::message::Notice;
 use super::parse::Packet;
 use crate::conntrack::entry::{Direction, Entry, NIL, State, proto};
 use crate::conntrack::isn;
@@ -50,7 +50,7 @@ impl<Io: BurstIo> Worker<Io> {
     ) {
         let Some(server_ix) = self.pick(service_ix, at.src, &opening) else {
             self.stats.service(service_ix).no_server.add(1);
-            self.tell(Reply::Notice(Notice::NoServer(service_ix)));
+            self.notice(Notice::NoServer(service_ix));
             return self.refuse(packet, at, DropReason::NoServer, Event::ResetRefused);
         };
         if self.table.len() >= self.table.capacity() && !self.evict() {
@@ -59,7 +59,7 @@ impl<Io: BurstIo> Worker<Io> {
         let lent = self.lend_any(service_ix, server_ix, at, &opening);
         let Some((server_ix, lent)) = lent else {
             self.stats.service(service_ix).no_local_port.add(1);
-            self.tell(Reply::Notice(Notice::NoLocalPort(server_ix)));
+            self.notice(Notice::NoLocalPort(server_ix));
             return self.refuse(packet, at, DropReason::NoLocalPort, Event::ResetRefused);
         };
         let Some(entry) = self.entry_for(at, server_ix, &lent, &opening) else {
@@ -88,7 +88,7 @@ impl<Io: BurstIo> Worker<Io> {
 
     fn refuse_full(&mut self, packet: Io::Buf, at: &Packet, service: ServiceIx) {
         self.stats.service(service).table_full.add(1);
-        self.tell(Reply::Notice(Notice::TableFull));
+        self.notice(Notice::TableFull);
         self.refuse(packet, at, DropReason::TableFull, Event::ResetRefused);
     }
 

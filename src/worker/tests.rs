@@ -2,6 +2,7 @@
 
 mod attempts;
 mod captures;
+mod clock;
 mod explain;
 mod fragments;
 mod kernel;

@@ -570,6 +570,29 @@ impl Lab {
         all
     }
 
+    /// The clock moves on while the worker does not run; then it runs until it
+    /// is where the clock is.
+    pub fn jump(&mut self, ms: u64) {
+        self.now = self.now.plus(ms);
+        let mut rounds = 0;
+        while self.worker.now != self.now {
+            self.poll();
+            let _ = self.collect();
+            rounds += 1;
+            assert!(rounds < 10_000, "it never gets there");
+        }
+    }
+
+    /// Nothing is received for so long; the worker polls on.
+    pub fn idle(&mut self, ms: u64) {
+        const STEP: u64 = 60_000;
+        for step in (0..ms).step_by(STEP as usize) {
+            self.now = self.now.plus(STEP.min(ms - step));
+            self.poll();
+            let _ = self.collect();
+        }
+    }
+
     pub fn set_server(&mut self, server: usize, state: ServerState) {
         self.servers[server].state = state;
         self.generation += 1;
