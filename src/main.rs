@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 
@@ -29,11 +29,12 @@ use fullgate::control::management::{
     Alive, KernelReading, Management, PortReading, PortStatus, Setup, Signals, WorkerLink,
 };
 use fullgate::control::metrics::{self, Level};
-use fullgate::control::preflight::preflight;
+use fullgate::control::preflight::{preflight, shortage};
 use fullgate::control::privileges;
+use fullgate::control::say;
 use fullgate::control::socket::{Limits, Listening};
 use fullgate::control::state::State;
-use fullgate::control::supervisor;
+use fullgate::control::supervisor::Supervisor;
 use fullgate::dpdk::{
     self, Clock, Device, DpdkIo, Eal, EalConfig, Mbuf, Memory, Mempool, PoolConfig, Port,
     PortConfig, RssStatus,
@@ -46,7 +47,7 @@ use fullgate::snat::steering::{Reta, Steering, SteeringMode};
 use fullgate::snat::toeplitz::DEFAULT_KEY;
 use fullgate::time::Millis;
 use fullgate::wire::ethernet::MacAddr;
-use fullgate::worker::message::Update;
+use fullgate::worker::message::{Command, Link, Update};
 use fullgate::worker::{self, Handover, Now, Worker};
 
 /// Bytes of a packet buffer with its headroom: a frame of the usual MTU.
@@ -55,6 +56,8 @@ const DATA_ROOM: u16 = 2_176;
 const HANDOVER_DEPTH: usize = 1_024;
 /// Rounds without work before a worker sleeps, where it may.
 const EMPTY_POLLS: u32 = 100;
+/// Longest wait for the workers' threads to end.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 type Failure = Box<dyn Error>;
 
@@ -73,7 +76,7 @@ fn main() -> ExitCode {
     let checked = match Config::load(path) {
         Ok(checked) => checked,
         Err(problem) => {
-            eprintln!("fullgate: {problem}");
+            say::error(&format_args!("fullgate: {problem}"));
             return ExitCode::from(2);
         }
     };
@@ -82,12 +85,12 @@ fn main() -> ExitCode {
     }
     match args.command {
         Some(DaemonCommand::Check { file }) => {
-            println!("{}: ok", file.display());
+            said(&format!("{}: ok\n", file.display()));
             ExitCode::SUCCESS
         }
         Some(DaemonCommand::Preflight { .. }) => {
             let report = preflight(Path::new("/"), &checked.config);
-            print!("{report}");
+            said(&report.to_string());
             match report.is_ready() {
                 true => ExitCode::SUCCESS,
                 false => ExitCode::FAILURE,
@@ -96,10 +99,18 @@ fn main() -> ExitCode {
         None => match serve(checked.config, path) {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => {
-                eprintln!("fullgate: {failure}");
+                say::error(&format_args!("fullgate: {failure}"));
                 ExitCode::FAILURE
             }
         },
+    }
+}
+
+/// Says something on standard output; what keeps it from being written is worth
+/// a line in the log and nothing more.
+fn said(text: &str) {
+    if let Err(error) = say::out(text) {
+        log::warn!("standard output: {error}");
     }
 }
 
@@ -108,6 +119,15 @@ fn serve(config: Config, config_path: &Path) -> Result<(), Failure> {
     let socket_path = config.admin_socket();
     let _lock = lock(&socket_path, &config.runtime.instance)?;
     let signals = Signals::install()?;
+    let supervisor = Supervisor::default();
+    // Not before the lock: what a process that is ending has is free only then.
+    if let Some(shortage) = shortage(Path::new("/"), &config) {
+        return Err(format!(
+            "{}: runtime.connections: {shortage}; fullgate preflight says what would fit",
+            config_path.display()
+        )
+        .into());
+    }
 
     let metrics_listener = config.metrics.listen.map(metrics::listen).transpose()?;
     let access = Access::new(&config.runtime, dpdk::peer_groups)?;
@@ -115,6 +135,16 @@ fn serve(config: Config, config_path: &Path) -> Result<(), Failure> {
     let unneeded = |error| format!("can't give up what is not needed: {error}");
     privileges::before_start().map_err(unneeded)?;
     let eal = Eal::init(&eal_config(&config))?;
+    let stopped = || {
+        let asked = signals.stop_asked();
+        if asked {
+            supervisor.stopping();
+        }
+        asked
+    };
+    if stopped() {
+        return Ok(());
+    }
     let pools = pools(&eal, &config)?;
     let mut ports = open_ports(&eal, &config, &pools)?;
     let steering = Arc::new(steering(&config, &ports)?);
@@ -134,13 +164,16 @@ fn serve(config: Config, config_path: &Path) -> Result<(), Failure> {
         .collect();
     let (state, updates) = State::new(config.clone(), infos, steering, count, seed)?;
 
+    if stopped() {
+        return Ok(());
+    }
     let (sender, calls) = mpsc::channel();
     let socket = Listening::bind(&socket_path, access)?;
     privileges::after_start(&config).map_err(unneeded)?;
     let socket = socket.serve(Limits::DEFAULT, sender)?;
     let (populated, tables) = mpsc::channel();
     let mut workers = Vec::with_capacity(count);
-    let mut threads = Vec::with_capacity(count);
+    let mut threads = Threads(Vec::with_capacity(count));
     let handovers = Handover::mesh(count, HANDOVER_DEPTH);
     let exception = exception::start(interfaces, count)?;
     let metrics = metrics::Setup {
@@ -165,7 +198,9 @@ fn serve(config: Config, config_path: &Path) -> Result<(), Failure> {
         };
         let (link, alive) = WorkerLink::new(setup.link.clone(), Arc::clone(&setup.stats));
         let populated = populated.clone();
-        threads.push(start(&eal, &config, setup, io, first, alive, populated)?);
+        let commands = setup.link.clone();
+        let thread = start(&eal, &config, setup, io, first, alive, populated)?;
+        threads.0.push((commands, thread));
         workers.push(link);
     }
 
@@ -187,27 +222,51 @@ fn serve(config: Config, config_path: &Path) -> Result<(), Failure> {
             .collect(),
         config_path: config_path.into(),
         calls,
-        signals,
+        signals: signals.clone(),
+        supervisor: supervisor.clone(),
         metrics,
         kernel,
         checker: Box::new(|| Checker::start(Box::new(KernelRoutes::open()?))),
         tsc: Clock::cycles,
     });
-    println!("fullgate: ready");
-    supervisor::ready();
+    // Who was told to stop meanwhile never was ready.
+    if !signals.stop_asked() {
+        said("fullgate: ready\n");
+        supervisor.ready();
+    }
     let outcome = management.run();
 
     drop(socket);
-    if outcome.is_ok() {
-        for thread in threads {
-            // A panic of the thread has been reported where it happened.
-            let _ = thread.join();
-        }
-    }
+    drop(threads);
     drop(exception);
     // Ports are stopped and closed before EAL ends.
     drop(ports);
     Ok(outcome?)
+}
+
+/// The workers' threads. Dropped, also where the start fails half-way, those that
+/// still run are told to stop and waited for: none polls a port on while the
+/// rest of the process is taken down.
+struct Threads(Vec<(Link, JoinHandle<()>)>);
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        for (link, _) in &self.0 {
+            // Told a second time, a worker stops no more than once; one that
+            // takes no commands is past being told.
+            let _ = link.commands.push(Command::Stop);
+        }
+        let deadline = Instant::now() + STOP_PATIENCE;
+        for (_, thread) in self.0.drain(..) {
+            while !thread.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if thread.is_finished() {
+                // A panic of the thread has been reported where it happened.
+                let _ = thread.join();
+            }
+        }
+    }
 }
 
 /// One process per instance; also makes the directory of lock and socket.

@@ -20,6 +20,7 @@ use fullgate::control::metrics;
 use fullgate::control::rpc::{self, Id, Outcome};
 use fullgate::control::socket::Call;
 use fullgate::control::state::State;
+use fullgate::control::supervisor::Supervisor;
 use fullgate::service::snapshot::PortInfo;
 use fullgate::snat::steering::{Reta, Steering, SteeringMode};
 use fullgate::snat::toeplitz::DEFAULT_KEY;
@@ -211,6 +212,7 @@ fn start() -> Sender<Call> {
             config_path: file,
             calls,
             signals: Signals::default(),
+            supervisor: Supervisor::default(),
             metrics: metrics::Setup::default(),
             tsc: || 0,
             kernel: Kernel::none(),

@@ -43,7 +43,7 @@ use super::metrics::{self, Metrics, Sources};
 use super::rpc::Outcome;
 use super::socket::Call;
 use super::state::State;
-use super::supervisor::{self, Watchdog};
+use super::supervisor::{Supervisor, Watchdog};
 use crate::conntrack::entry::{Entry, FlowTuple};
 use crate::filter::Filter;
 use crate::ids::{SetIx, WorkerIx};
@@ -145,6 +145,8 @@ pub struct Setup {
     pub calls: Receiver<Call>,
     /// What signals ask for.
     pub signals: Signals,
+    /// What the service manager is told.
+    pub supervisor: Supervisor,
     /// What the metrics endpoint shows beside all this.
     pub metrics: metrics::Setup,
     /// The kernel's interfaces.
@@ -192,6 +194,7 @@ pub struct Management {
     sampled: Option<Instant>,
     stopped: Vec<bool>,
     stopping: Option<Instant>,
+    supervisor: Supervisor,
     watchdog: Watchdog,
 }
 
@@ -247,6 +250,7 @@ impl Management {
             sampled: None,
             stopped: vec![false; count],
             stopping: None,
+            supervisor: setup.supervisor,
             watchdog: Watchdog::from_env(now),
         };
         // The workers were made with the first snapshot, and say so like of
@@ -283,7 +287,7 @@ impl Management {
     /// Withdraws what is announced, and goes on for as long as routers need to
     /// turn away.
     fn withdraw(&mut self, now: Instant) {
-        supervisor::stopping();
+        self.supervisor.stopping();
         if !self.kernel.withdraw() {
             return;
         }
@@ -294,7 +298,7 @@ impl Management {
     }
 
     fn stop(&mut self, now: Instant) {
-        supervisor::stopping();
+        self.supervisor.stopping();
         self.stopping = Some(now + STOP_PATIENCE);
         for worker in &mut self.workers {
             worker.send(Command::Stop);
@@ -587,7 +591,7 @@ impl Management {
             self.metrics.health_in_force(delay);
         }
         // Whatever changed, no reload is under way any more.
-        supervisor::ready();
+        self.supervisor.ready();
         answer(
             complete.reply,
             Ok(methods::value(&api::Changed {

@@ -3,26 +3,54 @@
 //! nothing. Called by the management loop; a message that can't be sent is
 //! given up, never waited for.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
-/// Packets flow, or a reload is over.
-pub fn ready() {
-    tell(&[NotifyState::Ready]);
+/// What the service manager is told, in an order that it takes: nothing comes
+/// after the end has begun, whatever is finished meanwhile. Clones are handles
+/// to the same.
+#[derive(Clone, Debug, Default)]
+pub struct Supervisor {
+    stopping: Arc<Mutex<bool>>,
 }
 
-/// A reload begins; [`ready`] ends it.
-pub fn reloading() {
-    match NotifyState::monotonic_usec_now() {
-        Ok(now) => tell(&[NotifyState::Reloading, now]),
-        Err(_) => tell(&[NotifyState::Reloading]),
+impl Supervisor {
+    /// Packets flow, or a reload is over.
+    pub fn ready(&self) {
+        self.say(&[NotifyState::Ready]);
+    }
+
+    /// A reload begins; [`Supervisor::ready`] ends it.
+    pub fn reloading(&self) {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => self.say(&[NotifyState::Reloading, now]),
+            Err(_) => self.say(&[NotifyState::Reloading]),
+        }
+    }
+
+    /// The end begins.
+    pub fn stopping(&self) {
+        self.say(&[NotifyState::Stopping]);
+    }
+
+    fn say(&self, state: &[NotifyState<'_>]) {
+        // Held while it is told, so that what is told by a thread of its own
+        // has its place in the order.
+        let mut stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        if takes(&mut stopping, state) {
+            tell(state);
+        }
     }
 }
 
-/// The end begins.
-pub fn stopping() {
-    tell(&[NotifyState::Stopping]);
+/// Whether this may be told now; notes the begin of the end.
+fn takes(stopping: &mut bool, state: &[NotifyState<'_>]) -> bool {
+    let last = state
+        .iter()
+        .any(|told| matches!(told, NotifyState::Stopping));
+    !std::mem::replace(stopping, *stopping || last)
 }
 
 fn tell(state: &[NotifyState<'_>]) {
@@ -67,6 +95,23 @@ impl Watchdog {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_follows_the_begin_of_the_end() {
+        let mut stopping = false;
+        let mut told = |state| takes(&mut stopping, &[state]);
+        assert!(told(NotifyState::Ready));
+        assert!(told(NotifyState::Reloading));
+        assert!(told(NotifyState::Ready));
+        assert!(told(NotifyState::Stopping));
+        for late in [
+            NotifyState::Stopping,
+            NotifyState::Ready,
+            NotifyState::Reloading,
+        ] {
+            assert!(!told(late));
+        }
+    }
 
     #[test]
     fn signs_of_life_are_spaced() {

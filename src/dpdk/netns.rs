@@ -69,6 +69,20 @@ impl Netns {
     }
 }
 
+/// Runs `call`, which closes what was made in `netns`: there, if the process may
+/// still enter it. A TAP is closed from anywhere: its driver talks through
+/// sockets that are of that namespace since it was made. The drivers that have
+/// to be there keep the right to (`control::privileges`).
+pub(super) fn close_in<T: Send>(
+    netns: Option<&Netns>,
+    call: impl Fn() -> Result<T, Error> + Sync,
+) -> Result<T, Error> {
+    match netns.map(|netns| netns.run(&call)) {
+        None | Some(Err(_)) => call(),
+        Some(Ok(closed)) => closed,
+    }
+}
+
 /// Runs `call` in `netns`, or right here without one.
 pub(super) fn run_in<T: Send>(
     netns: Option<&Netns>,

@@ -171,7 +171,7 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let result = netns::run_in(self.netns.as_ref(), || {
+        let result = netns::close_in(self.netns.as_ref(), || {
             // SAFETY: nobody holds a queue any more, as each holds a `Shared`.
             let (stopped, closed) = unsafe {
                 (

@@ -31,6 +31,7 @@ use super::client::{CallError, Client};
 use super::given;
 use crate::control::api::{Captured, CapturedPacket, Capturing};
 use crate::control::config;
+use crate::control::say;
 
 /// Between two looks where the last one found nothing.
 const INTERVAL: Duration = Duration::from_millis(10);
@@ -95,7 +96,7 @@ pub(super) fn run(socket: &Path, wanted: &Capture) -> Result<String, CallError> 
     let out = open(&wanted.write).map_err(failed)?;
     let snaplen = wanted.snaplen.unwrap_or(0);
     let mut trace = Trace::new(out, &begun.ports, &filter, snaplen).map_err(failed)?;
-    eprintln!("fullgatectl: capturing; end it with Ctrl-C");
+    say::error(&"fullgatectl: capturing; end it with Ctrl-C");
     let ends = wanted.duration.map(|duration| Instant::now() + duration);
     let id = json!({"capture": begun.capture});
     let mut is_ending = false;
@@ -132,10 +133,10 @@ pub(super) fn run(socket: &Path, wanted: &Capture) -> Result<String, CallError> 
         }
     }
     let lost = trace.finish().map_err(failed)?;
-    eprintln!(
+    say::error(&format_args!(
         "fullgatectl: {} packets captured, {lost} lost",
         trace.packets
-    );
+    ));
     Ok(String::new())
 }
 

@@ -13,7 +13,7 @@ mod show;
 mod table;
 mod top;
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -26,6 +26,7 @@ use self::client::{CallError, Client};
 use crate::control::api;
 use crate::control::config::Config;
 use crate::control::import;
+use crate::control::say;
 
 pub use self::daemon::{DaemonArgs, DaemonCommand};
 
@@ -38,16 +39,17 @@ pub fn commands() -> [clap::Command; 2] {
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     match output(&cli) {
-        Ok(text) => {
-            // A pager that has seen enough closes the pipe.
-            let _ = std::io::stdout().write_all(text.as_bytes());
-            ExitCode::SUCCESS
-        }
-        Err(message) => {
-            eprintln!("fullgatectl: {message}");
-            ExitCode::FAILURE
-        }
+        Ok(text) => match say::out(&text) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(&format!("standard output: {error}")),
+        },
+        Err(message) => failed(&message),
     }
+}
+
+fn failed(message: &str) -> ExitCode {
+    say::error(&format_args!("fullgatectl: {message}"));
+    ExitCode::FAILURE
 }
 
 fn output(cli: &Cli) -> Result<String, String> {
@@ -81,7 +83,7 @@ fn import(from: &Import) -> Result<String, String> {
         Import::Keepalived { .. } => import::keepalived(&text),
     };
     for note in &imported.notes {
-        eprintln!("{shown}:{note}");
+        say::error(&format_args!("{shown}:{note}"));
     }
     if imported.services == 0 {
         return Err(format!(

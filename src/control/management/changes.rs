@@ -10,7 +10,6 @@ use super::gather::Ask;
 use super::{Management, PATIENCE};
 use crate::control::config::{Checked, Config};
 use crate::control::rpc::{Error, Outcome};
-use crate::control::supervisor;
 use crate::worker::message::Update;
 
 /// Makes a configuration from the one in force.
@@ -69,8 +68,9 @@ impl Management {
     /// What reads the file again.
     pub(super) fn reload(&self) -> Change {
         let path = self.config_path.clone();
+        let supervisor = self.supervisor.clone();
         let edit = move |_: &Config| {
-            supervisor::reloading();
+            supervisor.reloading();
             Config::load_file(&path).map_err(|problem| Error::failed(problem.to_string()))
         };
         Change {
@@ -147,7 +147,7 @@ impl Management {
                 self.send_updates(updates);
             }
             Err(error) => {
-                supervisor::ready();
+                self.supervisor.ready();
                 super::answer(reply, Err(error));
             }
         }

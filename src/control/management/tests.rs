@@ -149,6 +149,7 @@ impl Fixture {
             config_path,
             calls: received,
             signals: Signals::default(),
+            supervisor: Supervisor::default(),
             metrics,
             kernel: Kernel::none(),
             checker: health::detached(&checkers),
@@ -516,6 +517,24 @@ fn a_connection_of_a_server_that_is_gone_has_no_names() {
     let list = scan(&mut fixture, json!({}), [vec![stranger], vec![]]);
     let connection = &list.connections[0];
     assert_eq!((&connection.service, connection.expires_ms), (&None, None));
+}
+
+#[test]
+fn a_connection_of_months_is_shown_as_old_as_it_is() {
+    let fixture = Fixture::new();
+    let created = Millis(77);
+    for days in [25, 30, 60] {
+        let now = created.plus(days * 86_400_000);
+        let entry = Entry {
+            created,
+            last_seen: Millis(now.0 - 2_000).stamp(),
+            ..entry(1)
+        };
+        let snapshot = fixture.management.state.snapshot();
+        let shown = report::connection(snapshot, WorkerIx(0), &entry, now);
+        assert_eq!((shown.age_ms, shown.idle_ms), (days * 86_400_000, 2_000));
+        assert_eq!(shown.expires_ms, Some(7_438_000));
+    }
 }
 
 #[test]

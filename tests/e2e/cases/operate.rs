@@ -1,6 +1,9 @@
 //! What operators do while clients go on: add and remove services and servers,
 //! reload, look at the tables, stop.
 
+use std::fs::File;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::json;
@@ -51,6 +54,12 @@ pub fn list(cases: &mut Vec<Case>) {
     add(cases, "operate::diff_and_save", &fullgate, diff_and_save);
     add(cases, "operate::tables", &fullgate, tables);
     add(cases, "operate::stops_cleanly", &fullgate, stops_cleanly);
+    add(
+        cases,
+        "operate::output_that_nobody_takes",
+        &fullgate[..1],
+        output_that_nobody_takes,
+    );
 }
 
 /// No request failed and none waited for a timer.
@@ -333,6 +342,11 @@ fn stops_cleanly(plan: &Plan) {
         "{status}:\n{}",
         lab.fullgate().output()
     );
+    let output = lab.fullgate().output();
+    let complaint = output
+        .lines()
+        .find(|line| ["WARN", "ERROR"].iter().any(|level| line.contains(level)));
+    assert_eq!(complaint, None, "a clean stop:\n{output}");
     assert!(
         !lab.fullgate().config().socket.exists(),
         "the admin socket is still there"
@@ -344,4 +358,25 @@ fn stops_cleanly(plan: &Plan) {
         !device.expect("a list of devices").contains("fg0:"),
         "the port is still there"
     );
+}
+
+/// A reader that has seen enough ends `fullgatectl` quietly; a full disk is said.
+fn output_that_nobody_takes(plan: &Plan) {
+    let (all, _) = web(plan);
+    let mut lab = Lab::start(plan, std::slice::from_ref(&all));
+    let run = |socket: &Path, to: Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fullgatectl"));
+        command.arg("--socket").arg(socket).args(["show", "config"]);
+        let output = command.stdout(to).output().expect("start fullgatectl");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), said)
+    };
+    let socket = lab.fullgate().config().socket.clone();
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    assert_eq!(run(&socket, writer.into()), (Some(0), String::new()));
+    let full = File::create("/dev/full").expect("/dev/full");
+    let (code, said) = run(&socket, full.into());
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.starts_with("fullgatectl: standard output: "), "{said}");
 }

@@ -2,9 +2,13 @@
 //! exit status is not 0.
 
 use std::fs;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::{add, both};
 use crate::Case;
@@ -45,6 +49,30 @@ pub fn list(cases: &mut Vec<Case>) {
         "startup::second_instance",
         &fullgate,
         second_instance,
+    );
+    add(
+        cases,
+        "startup::more_than_the_machine_holds",
+        &fullgate,
+        more_than_the_machine_holds,
+    );
+    add(
+        cases,
+        "startup::standard_output_full",
+        &fullgate,
+        standard_output_full,
+    );
+    add(
+        cases,
+        "startup::killed_and_started_at_once",
+        &fullgate,
+        killed_and_started_at_once,
+    );
+    add(
+        cases,
+        "startup::stopped_before_ready",
+        &fullgate,
+        stopped_before_ready,
     );
 }
 
@@ -149,6 +177,19 @@ fn wrong_configurations(plan: &Plan) {
         ),
         ("one name twice", "name = \"s1\"", "name = \"s0\"", "s0"),
         ("no prefix", "10.2.0.1/24", "10.2.0.1/33", "10.2.0.1/33"),
+        (
+            "queues that hold all packet buffers",
+            "workers = 1",
+            "workers = 1\nmbufs = 2048",
+            "runtime.mbufs: is 2048",
+        ),
+        // The first worker polls when the second can't be started.
+        (
+            "a core that is not there",
+            "workers = 1",
+            "workers = 2\ncores = [0, 1000]",
+            "core 1000",
+        ),
     ];
     for (what, from, to, named) in rows {
         let line = unstarted.refusal(&unstarted.replaced(from, to), &[]);
@@ -204,4 +245,124 @@ fn second_instance(plan: &Plan) {
     let line = refusal_of(&file, lab.directory(), &[]);
     assert!(line.contains("fg-") || line.contains("running"), "{line}");
     lab.fullgate().ctl(&["show", "services"]);
+}
+
+/// Said before anything is touched, and by `preflight`.
+fn more_than_the_machine_holds(plan: &Plan) {
+    let unstarted = Unstarted::new(plan);
+    let connections = format!("connections = {}", plan.connections);
+    let text = unstarted
+        .replaced(&connections, "connections = 200_000_000")
+        .replacen("workers = 1", "workers = 16", 1);
+    let line = unstarted.refusal(&text, &[]);
+    assert!(line.contains("runtime.connections"), "{line}");
+    assert!(line.contains("MB of memory are needed"), "{line}");
+    assert!(!unstarted.config.socket.exists());
+    let mut preflight = Command::new(binary());
+    preflight.args(["preflight", "--config"]);
+    let output = preflight.arg(&unstarted.config.file).output();
+    let output = output.expect("start fullgate");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("\nwrong   memory "), "{said}");
+}
+
+/// A process that is killed in the end, whatever happens.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Killed {
+    fn start(unstarted: &Unstarted, adapt: impl FnOnce(&mut Command)) -> Self {
+        fs::write(&unstarted.config.file, &unstarted.text).expect("write the configuration");
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(binary());
+        command.arg("--config").arg(&unstarted.config.file);
+        command.stdin(Stdio::null());
+        adapt(&mut command);
+        Self(command.spawn().expect("start fullgate"))
+    }
+
+    fn terminate(&self) {
+        let pid = i32::try_from(self.0.id()).expect("a pid is positive");
+        kill(Pid::from_raw(pid), Signal::SIGTERM).expect("SIGTERM");
+    }
+
+    fn ended(&mut self) -> ExitStatus {
+        until(LIMIT, "the end of fullgate", || {
+            self.0.try_wait().expect("look at fullgate")
+        })
+    }
+}
+
+/// Neither the line that says "ready" nor the log ends a process whose disk is
+/// full.
+fn standard_output_full(plan: &Plan) {
+    let unstarted = Unstarted::new(plan);
+    let full = || fs::File::create("/dev/full").expect("/dev/full");
+    let mut fullgate = Killed::start(&unstarted, |command| {
+        command.env("RUST_LOG", "debug");
+        command.stdout(full()).stderr(full());
+    });
+    until(LIMIT, "an answer", || {
+        assert_eq!(fullgate.0.try_wait().expect("look"), None, "ended");
+        UnixStream::connect(&unstarted.config.socket).ok()
+    });
+    fullgate.terminate();
+    assert_eq!(fullgate.ended().code(), Some(0));
+}
+
+/// The second start waits for what the kernel has not taken from the first yet.
+fn killed_and_started_at_once(plan: &Plan) {
+    let web = Service::new(plan, "web", Protocol::Tcp, 80, &[1]);
+    let mut lab = Lab::start(plan, std::slice::from_ref(&web));
+    for _ in 0..10 {
+        lab.fullgate().kill_and_start_again();
+    }
+    lab.fullgate().ctl(&["show", "services"]);
+    assert_eq!(lab.fullgate().terminate().code(), Some(0));
+}
+
+/// Stopped at any moment of its start, it ends at once and well, and the
+/// service manager hears nothing after "stopping".
+fn stopped_before_ready(plan: &Plan) {
+    let unstarted = Unstarted::new(plan);
+    let notify = unstarted.directory.path().join("notify");
+    let socket = UnixDatagram::bind(&notify).expect("a socket");
+    socket.set_nonblocking(true).expect("never blocks");
+    let mut early = 0;
+    for delay in (1..20).map(|tenth| Duration::from_millis(20) * tenth) {
+        let mut fullgate = Killed::start(&unstarted, |command| {
+            command.env("NOTIFY_SOCKET", &notify);
+        });
+        // Its first deed is the lock, its second to mind signals.
+        let locked = || {
+            let entries = fs::read_dir(unstarted.directory.path()).expect("a directory");
+            let mut names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+            names.any(|name| name.ends_with(".lock")).then_some(())
+        };
+        until(LIMIT, "the lock", locked);
+        std::thread::sleep(delay);
+        fullgate.terminate();
+        let status = fullgate.ended();
+        assert_eq!(status.code(), Some(0), "stopped after {delay:?}");
+        let mut told = Vec::new();
+        let mut buffer = [0; 4_096];
+        while let Ok(length) = socket.recv(&mut buffer) {
+            let message = String::from_utf8_lossy(&buffer[..length]);
+            told.extend(message.lines().map(str::to_owned));
+        }
+        assert_eq!(
+            told.last().map(String::as_str),
+            Some("STOPPING=1"),
+            "after {delay:?}: {told:?}"
+        );
+        early += u32::from(told.len() == 1);
+    }
+    assert!(early > 0, "none was stopped before it was ready");
 }

@@ -221,6 +221,12 @@ impl Fullgate {
         self.process.ended(STOP_LIMIT);
     }
 
+    /// Kills it, and starts it anew before it has ended.
+    pub fn kill_and_start_again(&mut self) {
+        self.process.signal(Signal::SIGKILL);
+        self.start_again();
+    }
+
     pub fn config(&self) -> &Config {
         &self.config
     }
