@@ -422,14 +422,20 @@ fn blocked_signals(thread: &str) -> u64 {
 fn driver_signals_are_for_who_takes_them() {
     eal();
     let all = u64::MAX >> (libc::SIGRTMIN() - 1);
-    let threads = std::fs::read_dir("/proc/self/task").unwrap();
-    let interrupts = threads
+    // EAL's own threads, by their names in DPDK 22.11 and in 23.11 and later.
+    let is_eal_s = |thread: &String| {
+        let comm = std::fs::read_to_string(format!("/proc/self/task/{thread}/comm"));
+        comm.is_ok_and(|comm| comm.starts_with("eal-") || comm.starts_with("dpdk-"))
+    };
+    let threads: Vec<String> = std::fs::read_dir("/proc/self/task")
+        .unwrap()
         .map(|thread| thread.unwrap().file_name().into_string().unwrap())
-        .find(|thread| {
-            let comm = std::fs::read_to_string(format!("/proc/self/task/{thread}/comm"));
-            comm.is_ok_and(|comm| comm.trim() == "eal-intr-thread")
-        });
-    assert_eq!(blocked_signals(&interrupts.unwrap()), all);
+        .filter(is_eal_s)
+        .collect();
+    assert!(!threads.is_empty(), "the one that waits for interrupts");
+    for thread in &threads {
+        assert_eq!(blocked_signals(thread), all);
+    }
     let taken = std::thread::spawn(|| {
         take_signals(eal());
         // SAFETY: has no precondition.
@@ -738,11 +744,14 @@ fn tap_restarts_and_changes_mtu() {
     assert!(port.started());
     let link = netns.ip(&["link", "show", "fgtap1"]);
     assert!(link.contains("mtu 1400"), "{link}");
-    let text = port.set_mtu(9000).unwrap_err().to_string();
+    let error = port.set_mtu(9000).unwrap_err();
+    // The driver of DPDK 22.11 can't; that of 24.11 could, but not in one buffer.
     assert!(
-        text.contains("MTU 9000: the driver net_tap takes"),
-        "{text}"
+        matches!(error, Error::Mtu { .. } | Error::OneBuffer { .. }),
+        "{error}"
     );
+    let text = error.to_string();
+    assert!(text.starts_with("port tap:fgtap1: MTU 9000: "), "{text}");
     assert_eq!(port.mtu(), 1400);
     port.take_queues().unwrap();
 }
@@ -750,12 +759,16 @@ fn tap_restarts_and_changes_mtu() {
 fn tap_refuses_too_many_queues() {
     let netns = Namespace::new("c");
     let pool = pool("many", 63);
-    let config = tap(&netns, "fgtap2", 17);
+    // More than any version of the driver has; that of 22.11 has 16.
+    let config = tap(&netns, "fgtap2", 1000);
     let refused = Port::open(eal(), &config, std::slice::from_ref(&pool));
     let text = refused.unwrap_err().to_string();
-    assert_eq!(
-        text,
-        "port tap:fgtap2: 17 workers need as many queues; the driver net_tap has 16"
+    let has = text
+        .strip_prefix("port tap:fgtap2: 1000 workers need as many queues; the driver net_tap has ")
+        .and_then(|count| count.parse::<u16>().ok());
+    assert!(
+        has.is_some_and(|count| (16..1000).contains(&count)),
+        "{text}"
     );
     assert!(!netns.ip(&["-o", "link"]).contains("fgtap2"));
 }
