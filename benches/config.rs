@@ -37,14 +37,9 @@ fn main() {
     let config = timed("read and check", || {
         Config::parse("f", &text).expect("valid").config
     });
-    let ports = config.ports.iter().map(|port| PortInfo {
-        name: port.name.clone(),
-        mac: MacAddr([2, 0, 0, 0, 0, 1]),
-        mtu: 1500,
-        addresses: Vec::new(),
-        gateway: None,
-        kernel: None,
-    });
+    let mac = MacAddr([2, 0, 0, 0, 0, 1]);
+    let ports = config.ports.iter();
+    let ports = ports.map(|port| PortInfo::opened(&port.name, mac, 1500));
     let ports = ports.collect();
     let reta = Reta::even(128, WORKERS).expect("a table");
     let steering = Steering::new(DEFAULT_KEY, reta, SteeringMode::Software).expect("steering");

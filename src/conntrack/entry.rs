@@ -248,6 +248,16 @@ pub mod flag {
 
 /// Bits of [`Entry::marks`], which no packet of the fast path looks at.
 pub mod mark {
+    /// The client sent something beyond a gap; see [`super::Entry::c_ahead`].
+    pub const CLIENT_AHEAD: u8 = 1;
+    /// The server did.
+    pub const SERVER_AHEAD: u8 = 1 << 1;
+    /// What lies at the end of [`super::Entry::c_ahead`] is a FIN.
+    pub const CLIENT_FIN_AHEAD: u8 = 1 << 2;
+    /// What lies at the end of [`super::Entry::s_ahead`] is a FIN.
+    pub const SERVER_FIN_AHEAD: u8 = 1 << 3;
+    /// The gateway ended the connection, not a RST of either side.
+    pub const ENDED_HERE: u8 = 1 << 4;
     /// The SYN went elsewhere before the server answered. Its late answer may
     /// still be taken.
     pub const UNANSWERED: u8 = 1 << 5;
@@ -335,12 +345,17 @@ pub struct Entry {
     /// The attempt to open this connection before this one, or [`NIL`]. That
     /// slot may have changed hands since.
     pub earlier: u32,
+    /// End of the furthest segment beyond a gap in what the client sent, where
+    /// [`mark::CLIENT_AHEAD`] is set.
+    pub c_ahead: u32,
+    /// The same of the server, where [`mark::SERVER_AHEAD`] is set.
+    pub s_ahead: u32,
     /// Times that its SYN waited for an answer, and nobody else was left to ask.
     pub waits: u8,
     /// SYNs of the client that went to the same server once more.
     pub repeats: u8,
     /// Unused; keeps the layout explicit.
-    pub reserved_tail: [u8; 22],
+    pub reserved_tail: [u8; 14],
 }
 
 const _: () = assert!(size_of::<Entry>() == 128);
@@ -385,9 +400,11 @@ impl Entry {
         attempts: 0,
         marks: 0,
         earlier: NIL,
+        c_ahead: 0,
+        s_ahead: 0,
         waits: 0,
         repeats: 0,
-        reserved_tail: [0; 22],
+        reserved_tail: [0; 14],
     };
 
     /// The client-side tuple.

@@ -6,11 +6,24 @@
 //! `last_seen` on what passes. Pure: no clock, no allocation, no logging.
 //!
 //! # What is tracked
-//! Per direction the end of the furthest segment seen (`next`) and the furthest
-//! acknowledgement of it (`acked`). The receiver's RCV.NXT lies between the two.
-//! The window is not tracked but bounded: by 65,535 bytes times the receiver's
-//! scale. That is the widest it can have offered, and costs the fast path
-//! nothing.
+//! Per direction the end of the stream as it was seen without a gap (`next`) and
+//! the furthest acknowledgement of it (`acked`). What comes beyond a gap, since
+//! segments were lost or overtaken before the gateway, is kept apart (`ahead`)
+//! until the receiver acknowledges it. So nobody who merely hits the window can
+//! move `next`, at which a FIN or RST has to be to count. The receiver's RCV.NXT
+//! lies between `acked` and `ahead`, and between `acked` and `next` while there
+//! is no gap. The window is not tracked but bounded: by 65,535 bytes times the
+//! receiver's scale. That is the widest it can have offered, and costs the fast
+//! path nothing.
+//!
+//! # What is believed
+//! A FIN at `next` with an acknowledgement that the receiver would take (RFC 5961
+//! §5) counts at once. One elsewhere in the window passes and changes nothing,
+//! until the receiver acknowledges it: a FIN behind a lost segment is not always
+//! sent again, and that acknowledgement is one thing that whoever forged the FIN
+//! can't bring about. A RST counts at `next` or `acked`. A SYN changes nothing
+//! while either side may still send: the server answers it with a challenge ACK,
+//! and only the RST that the client answers with, exact, ends the old connection.
 //!
 //! # What is refused
 //! Only what the receiver would ignore anyway and what would harm the entry:
@@ -31,7 +44,7 @@ mod tests;
 pub use crate::wire::tcp::Flags;
 pub use segment::{Segment, Verdict};
 
-use super::entry::{Direction, Entry, State, flag};
+use super::entry::{Direction, Entry, State, flag, mark};
 use crate::stats::DropReason;
 
 const PASS: Verdict = Verdict::Pass { rearm: false };
@@ -40,8 +53,8 @@ const PASS_CHANGED: Verdict = Verdict::Pass { rearm: true };
 /// RFC 7323 §2.3: a larger shift count is taken as 14.
 const MAX_SCALE: u8 = 14;
 
-/// Furthest that a segment may end beyond everything seen and still be taken as
-/// the stream's continuation without a look at the window: the longest segment.
+/// Furthest that a segment may end beyond the stream and still be taken as of
+/// it without a look at the window: the longest segment.
 const REACH: u32 = 65_535;
 
 /// What [`open`] sets anew.
@@ -73,6 +86,7 @@ const fn between(low: u32, x: u32, high: u32) -> bool {
 pub fn open(entry: &mut Entry, syn: &Segment) {
     entry.state = State::SynSent;
     entry.flags = entry.flags & !TRACKED | flag::CLIENT_SEEN;
+    entry.marks = 0;
     entry.client_isn = syn.seq;
     entry.c_next = syn.end();
     entry.c_acked = syn.seq.wrapping_add(1);
@@ -106,15 +120,16 @@ pub fn established_fast(entry: &mut Entry, direction: Direction, segment: &Segme
             &mut entry.c_acked,
         ),
     };
+    if !between(*peer_acked, ack, peer_next) {
+        return false;
+    }
     if after(end, *next) {
-        if end.wrapping_sub(*next) > REACH {
+        if segment.seq != *next {
             return false;
         }
         *next = end;
     }
-    if between(*peer_acked, ack, peer_next) {
-        *peer_acked = ack;
-    }
+    *peer_acked = ack;
     true
 }
 
@@ -205,27 +220,26 @@ fn client_syn(entry: &mut Entry, segment: &Segment) -> Verdict {
     match entry.state {
         State::SynSent | State::SynReceived if same => {
             // Behind a FIN there is nothing, whatever the repeated SYN carries.
-            if !entry.has(flag::CLIENT_FIN) && after(segment.end(), entry.c_next) {
+            let ends = entry.has(flag::CLIENT_FIN) || entry.marks & mark::CLIENT_FIN_AHEAD != 0;
+            if !ends && after(segment.end(), entry.c_next) {
                 entry.c_next = segment.end();
             }
             note_syn_options(entry, segment);
             Verdict::Retransmitted
         }
         State::SynSent | State::SynReceived => Verdict::NewAttempt,
-        State::Established if same => PASS,
-        State::Established => Verdict::SynOnEstablished,
+        State::Established | State::ClientClosed | State::ServerClosed | State::Closing if same => {
+            PASS
+        }
+        State::Established | State::ClientClosed | State::ServerClosed | State::Closing => {
+            Verdict::SynOnEstablished
+        }
         // A client that was refused may not have heard of it and asks again.
         State::Closed if same && entry.has(flag::HANDSHAKE_DONE) => {
             duplicate_or_reuse(entry, segment)
         }
-        State::ClientClosed | State::ServerClosed | State::Closing | State::TimeWait if same => {
-            duplicate_or_reuse(entry, segment)
-        }
-        State::ClientClosed
-        | State::ServerClosed
-        | State::Closing
-        | State::TimeWait
-        | State::Closed => Verdict::Reuse,
+        State::TimeWait if same => duplicate_or_reuse(entry, segment),
+        State::TimeWait | State::Closed => Verdict::Reuse,
         State::Free | State::Resting | State::UdpOneWay | State::UdpTwoWay => Verdict::Unmatched,
     }
 }
@@ -258,6 +272,7 @@ fn server_syn(entry: &mut Entry, segment: &Segment) -> Verdict {
             if first || segment.seq.wrapping_add(1) != entry.s_acked {
                 entry.s_next = segment.end();
                 entry.s_acked = segment.seq.wrapping_add(1);
+                entry.marks &= !(mark::SERVER_AHEAD | mark::SERVER_FIN_AHEAD);
                 match segment.window_scale {
                     Some(scale) => entry.s_scale = scale.min(MAX_SCALE),
                     None => entry.flags &= !flag::WINDOW_SCALED,
@@ -273,7 +288,7 @@ fn server_syn(entry: &mut Entry, segment: &Segment) -> Verdict {
         // The SYN-ACK once more, which acknowledged the SYN and at most the
         // one segment of data in it (RFC 7413).
         _ if segment.ack.wrapping_sub(entry.client_isn).wrapping_sub(1) <= REACH => PASS,
-        State::Established if entry.has(flag::SYN_HELD) => Verdict::AnswersHeldSyn,
+        state if holds_syn(entry, state) => Verdict::AnswersHeldSyn,
         _ => Verdict::Drop(DropReason::TcpSynOutOfWindow),
     }
 }
@@ -283,38 +298,104 @@ pub(crate) const fn acknowledges_syn(entry: &Entry, ack: u32) -> bool {
     between(entry.client_isn.wrapping_add(1), ack, entry.c_next)
 }
 
+/// Whether `sender` has sent a segment with this sequence number, in the
+/// numbering of the entry, that is not acknowledged yet: only about such a one
+/// an ICMP error can be true (RFC 5927 §4.1). An acknowledgement without data
+/// has the number after all of it.
+pub fn is_outstanding(entry: &Entry, sender: Direction, seq: u32) -> bool {
+    let half = Half::of(entry, sender);
+    let lowest = match sender {
+        Direction::Forward if entry.state.is_half_open() => entry.client_isn,
+        Direction::Reverse if entry.state.is_half_open() => half.acked.wrapping_sub(1),
+        _ => half.acked,
+    };
+    between(lowest, seq, half.far())
+}
+
+/// Whether a new SYN of the client is held while the old connection goes on.
+fn holds_syn(entry: &Entry, state: State) -> bool {
+    entry.has(flag::SYN_HELD)
+        && matches!(
+            state,
+            State::Established | State::ClientClosed | State::ServerClosed | State::Closing
+        )
+}
+
 /// One direction of the stream, as the sender of a segment stands in it.
 struct Half {
-    /// End of the furthest segment of the sender.
+    /// End of what the sender was seen to send without a gap.
     next: u32,
     /// Lowest RCV.NXT its receiver can have.
     acked: u32,
+    /// End of what was seen beyond a gap.
+    ahead: Option<u32>,
+    /// That end is of a FIN.
+    fin_ahead: bool,
     /// Widest window its receiver can have offered.
     window: u32,
 }
 
 impl Half {
     fn of(entry: &Entry, sender: Direction) -> Self {
-        let (next, acked, receiver_scale) = match sender {
-            Direction::Forward => (entry.c_next, entry.c_acked, entry.s_scale),
-            Direction::Reverse => (entry.s_next, entry.s_acked, entry.c_scale),
+        let (next, acked, ahead, receiver_scale) = match sender {
+            Direction::Forward => (entry.c_next, entry.c_acked, entry.c_ahead, entry.s_scale),
+            Direction::Reverse => (entry.s_next, entry.s_acked, entry.s_ahead, entry.c_scale),
         };
+        let (has_ahead, fin_ahead) = marks_of(sender);
         let scale = if entry.has(flag::WINDOW_SCALED) {
             receiver_scale
         } else {
             0
         };
+        let window = 65_535 << scale;
+        // The fast path, which closes gaps too, leaves the mark standing.
+        let is_ahead =
+            entry.marks & has_ahead != 0 && ahead.wrapping_sub(next).wrapping_sub(1) <= window;
         Self {
             next,
             acked,
-            window: 65_535 << scale,
+            ahead: is_ahead.then_some(ahead),
+            fin_ahead: is_ahead && entry.marks & fin_ahead != 0,
+            window,
         }
+    }
+
+    /// End of everything seen.
+    fn far(&self) -> u32 {
+        self.ahead.unwrap_or(self.next)
     }
 
     /// Whether a segment that ends at `end` may belong to the stream. One
     /// beyond the window: a FIN or a probe may lie just outside.
     fn reaches(&self, end: u32) -> bool {
         end.wrapping_sub(self.acked) <= self.window + 1 || end.wrapping_sub(self.next) <= REACH
+    }
+
+    /// Whether the receiver of this half, as the sender of a segment with the
+    /// acknowledgement `ack`, would be listened to (RFC 5961 §5.2).
+    fn may_acknowledge(&self, ack: u32) -> bool {
+        between(self.acked.wrapping_sub(self.window), ack, self.far())
+    }
+}
+
+/// The marks of what `sender` sent beyond a gap, and of a FIN at its end.
+const fn marks_of(sender: Direction) -> (u8, u8) {
+    match sender {
+        Direction::Forward => (mark::CLIENT_AHEAD, mark::CLIENT_FIN_AHEAD),
+        Direction::Reverse => (mark::SERVER_AHEAD, mark::SERVER_FIN_AHEAD),
+    }
+}
+
+/// Sets where the stream of `sender` stands without a gap.
+fn set_next(entry: &mut Entry, sender: Direction, next: u32) {
+    let (numbers, ahead) = match sender {
+        Direction::Forward => (&mut entry.c_next, entry.c_ahead),
+        Direction::Reverse => (&mut entry.s_next, entry.s_ahead),
+    };
+    *numbers = next;
+    if !after(ahead, next) {
+        let (has_ahead, fin_ahead) = marks_of(sender);
+        entry.marks &= !(has_ahead | fin_ahead);
     }
 }
 
@@ -343,16 +424,17 @@ fn synchronized(entry: &mut Entry, sender: Direction, segment: &Segment) -> Verd
             if sender == Direction::Reverse && !half.reaches(segment.end()) {
                 entry.s_next = segment.seq;
                 entry.s_acked = segment.seq;
+                entry.marks &= !(mark::SERVER_AHEAD | mark::SERVER_FIN_AHEAD);
             }
         }
     }
 
-    note_stream(entry, sender, segment);
+    note_stream(entry, sender, segment, peer.may_acknowledge(segment.ack));
+    let half = Half::of(entry, sender);
     if valid_ack {
-        match sender {
-            Direction::Forward => entry.s_acked = segment.ack,
-            Direction::Reverse => entry.c_acked = segment.ack,
-        }
+        set_acked(entry, sender.opposite(), segment.ack);
+    } else if entry.has(flag::HANDSHAKE_DONE) && between(half.acked, segment.seq, half.far()) {
+        note_acknowledged_gap(entry, sender.opposite(), &peer, segment.ack);
     }
     if entry.has(flag::CLIENT_FIN) && entry.c_acked == entry.c_next {
         entry.flags |= flag::CLIENT_FIN_ACKED;
@@ -370,42 +452,82 @@ fn synchronized(entry: &mut Entry, sender: Direction, segment: &Segment) -> Verd
 
 /// Takes note of the sequence numbers that a segment covers. A FIN is the
 /// stream's end: nothing beyond it counts.
-fn note_stream(entry: &mut Entry, sender: Direction, segment: &Segment) {
+fn note_stream(entry: &mut Entry, sender: Direction, segment: &Segment, acceptable: bool) {
     let half = Half::of(entry, sender);
-    let (next, fin) = match sender {
-        Direction::Forward => (&mut entry.c_next, flag::CLIENT_FIN),
-        Direction::Reverse => (&mut entry.s_next, flag::SERVER_FIN),
+    let fin = match sender {
+        Direction::Forward => flag::CLIENT_FIN,
+        Direction::Reverse => flag::SERVER_FIN,
     };
-    let end = segment.end();
-    if entry.flags & fin != 0 || !half.reaches(end) {
+    if entry.has(fin) {
         return;
     }
-    if !segment.flags.has(Flags::FIN) {
-        if after(end, half.next) {
-            *next = end;
+    let (end, is_fin) = (segment.end(), segment.flags.has(Flags::FIN));
+    let in_line = half.next.wrapping_sub(segment.seq) < segment.sequence_len();
+    if in_line && (acceptable || !is_fin) {
+        set_next(entry, sender, end);
+        if is_fin {
+            let (has_ahead, fin_ahead) = marks_of(sender);
+            entry.marks &= !(has_ahead | fin_ahead);
+            entry.flags |= fin;
         }
-    } else if end != half.acked {
-        *next = end;
-        entry.flags |= fin;
+    } else if after(end, half.next) && half.reaches(end) && (is_fin || after(end, half.far())) {
+        let (has_ahead, fin_ahead) = marks_of(sender);
+        match sender {
+            Direction::Forward => entry.c_ahead = end,
+            Direction::Reverse => entry.s_ahead = end,
+        }
+        entry.marks = entry.marks & !fin_ahead | has_ahead;
+        if is_fin {
+            entry.marks |= fin_ahead;
+        }
+    }
+}
+
+/// The receiver acknowledges what the gateway saw beyond a gap: it has the gap,
+/// too. Where that is a FIN, it is proof of it.
+fn note_acknowledged_gap(entry: &mut Entry, sender: Direction, half: &Half, ack: u32) {
+    let Some(ahead) = half.ahead.filter(|&ahead| between(half.next, ack, ahead)) else {
+        return;
+    };
+    set_next(entry, sender, ack);
+    set_acked(entry, sender, ack);
+    if half.fin_ahead && ack == ahead {
+        entry.flags |= match sender {
+            Direction::Forward => flag::CLIENT_FIN,
+            Direction::Reverse => flag::SERVER_FIN,
+        };
+    }
+}
+
+fn set_acked(entry: &mut Entry, sender: Direction, ack: u32) {
+    match sender {
+        Direction::Forward => entry.c_acked = ack,
+        Direction::Reverse => entry.s_acked = ack,
     }
 }
 
 /// A RST after both sides' SYNs were seen (RFC 5961 §3.2). At the receiver's
 /// RCV.NXT, it ends the connection. Elsewhere in the window the receiver
 /// answers with a challenge ACK, and if the sender meant it, an exact one
-/// follows; the connection goes on until then.
+/// follows; the connection goes on until then. One behind a gap that is filled
+/// while it is under way is taken for inexact here and exact there: the entry
+/// then idles out.
 fn reset(entry: &mut Entry, sender: Direction, half: &Half, segment: &Segment) -> Verdict {
     if segment.seq == half.next || segment.seq == half.acked {
         entry.state = State::Closed;
-        PASS_CHANGED
-    } else if segment.seq.wrapping_sub(half.acked) <= half.window {
-        PASS
-    } else if sender == Direction::Reverse
+        return PASS_CHANGED;
+    }
+    let in_window = segment.seq.wrapping_sub(half.acked) <= half.window;
+    // What knows no connection answers a SYN with sequence number 0 (RFC 9293
+    // §3.10.7.1), which may lie in the window of the old one.
+    if sender == Direction::Reverse
         && segment.flags.has(Flags::ACK)
-        && entry.state == State::Established
-        && entry.has(flag::SYN_HELD)
+        && holds_syn(entry, entry.state)
+        && (segment.seq == 0 || !in_window)
     {
         Verdict::AnswersHeldSyn
+    } else if in_window {
+        PASS
     } else {
         Verdict::Drop(DropReason::TcpRstOutOfWindow)
     }

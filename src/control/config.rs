@@ -39,7 +39,7 @@ pub(super) use units::{parse_addresses, parse_endpoint};
 
 use crate::conntrack::timeouts::Timeouts;
 use crate::service::schedule::Scheduler;
-use crate::service::snapshot::Answer;
+use crate::service::snapshot::{Answer, Rpf};
 use raw::RawConfig;
 
 /// Largest file that is read: several times what a million servers need.
@@ -98,10 +98,17 @@ pub struct Runtime {
     pub max_servers: u32,
     /// Datagrams in fragments that each worker remembers at a time.
     pub fragments: u32,
-    /// RSTs for unknown flows, per worker.
+    /// RSTs to clients for unknown flows, per worker.
     pub resets_per_second: u32,
-    /// ICMP messages, per worker.
+    /// RSTs to real servers for unknown flows, per worker; as many as to
+    /// clients where it is not given.
+    pub server_resets_per_second: Option<u32>,
+    /// ICMP errors, per worker.
     pub icmp_per_second: u32,
+    /// Answers to pings, per worker; as `icmp_per_second` where not given.
+    pub echo_per_second: Option<u32>,
+    /// "Fragmentation needed", per worker; as `icmp_per_second` where not given.
+    pub path_mtu_per_second: Option<u32>,
     /// Slots of the steering table where no NIC dictates it.
     pub reta_size: u16,
     /// Ports of local addresses.
@@ -162,6 +169,8 @@ pub struct Port {
     pub rx_descriptors: u16,
     pub tx_descriptors: u16,
     pub steering: SteeringChoice,
+    /// Which sources may come in by it.
+    pub rpf: Rpf,
     /// The kernel behind the port.
     pub kernel: Option<KernelInterface>,
 }

@@ -198,10 +198,6 @@ impl State {
             .map(|service| service.servers.len() * locals(&config, service).len())
             .sum();
         let max_sets = (config.runtime.max_servers as usize * SETS_PER_SERVER).max(pairs * 2);
-        let limits = Limits {
-            resets_per_second: 0,
-            icmp_per_second: 0,
-        };
         let snapshot = Snapshot::new(Parts {
             generation: 0,
             route_generation: 0,
@@ -212,7 +208,7 @@ impl State {
             services: Vec::new(),
             servers: Vec::new(),
             steering: Arc::clone(&steering),
-            limits,
+            limits: Limits::default(),
             locals: Vec::new(),
         });
         let mut state = Self {
@@ -516,10 +512,7 @@ impl State {
                 .map(|slot| slot.as_ref().map(|slot| slot.server.clone()))
                 .collect(),
             steering: Arc::clone(&self.steering),
-            limits: Limits {
-                resets_per_second: self.config.runtime.resets_per_second,
-                icmp_per_second: self.config.runtime.icmp_per_second,
-            },
+            limits: self.config.runtime.limits(),
             locals: configured.chain(lingering).collect(),
         }));
         self.updates()

@@ -18,6 +18,8 @@ pub struct Quote {
     pub protocol: u8,
     /// Source and destination, as the gateway sent the packet.
     pub tuple: Mapping,
+    /// Of a TCP segment the sequence number, as the gateway sent it.
+    pub tcp_seq: Option<u32>,
 }
 
 /// Reads the quoted packet of an ICMP error. `None` where it is truncated
@@ -29,6 +31,7 @@ pub fn quote(icmp: &IcmpView<&[u8]>) -> Option<Quote> {
     }
     let transport = QuotedTransport::new_checked(ip.payload()).ok()?;
     Some(Quote {
+        tcp_seq: (ip.protocol() == proto::TCP).then(|| transport.tcp_seq()),
         protocol: ip.protocol(),
         tuple: Mapping {
             src: ip.src(),

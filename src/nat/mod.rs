@@ -2,6 +2,7 @@
 //! rewritten headers. Nothing here knows the table, the clock or DPDK.
 #![deny(unsafe_code)]
 
+pub mod fair;
 pub mod fragments;
 #[cfg(test)]
 mod golden;

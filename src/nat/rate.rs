@@ -35,6 +35,23 @@ impl RateLimit {
         self.credit = self.credit.min(self.capacity);
     }
 
+    /// Whether more than half of the burst is left.
+    #[must_use]
+    pub fn is_over_half(&mut self, now: Millis) -> bool {
+        self.earn(now);
+        self.credit * 2 > self.capacity
+    }
+
+    #[inline]
+    fn earn(&mut self, now: Millis) {
+        let elapsed = now.since(self.updated);
+        self.updated = now;
+        self.credit = self.capacity.min(
+            self.credit
+                .saturating_add(elapsed.saturating_mul(u64::from(self.per_second))),
+        );
+    }
+
     /// Whether `count` more may be sent now, all or none; counts them if so.
     /// `now` never goes back from call to call. False for ever where `count` is
     /// above the burst.
@@ -42,12 +59,7 @@ impl RateLimit {
     #[inline]
     pub fn take(&mut self, count: u32, now: Millis) -> bool {
         let cost = u64::from(count) * COST;
-        let elapsed = now.since(self.updated);
-        self.updated = now;
-        self.credit = self.capacity.min(
-            self.credit
-                .saturating_add(elapsed.saturating_mul(u64::from(self.per_second))),
-        );
+        self.earn(now);
         if self.credit < cost {
             return false;
         }

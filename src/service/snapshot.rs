@@ -57,8 +57,22 @@ pub struct PortInfo {
     pub addresses: Vec<Ipv4Net>,
     /// Default gateway through this port.
     pub gateway: Option<Ipv4Addr>,
+    /// Which sources may come in here.
+    pub rpf: Rpf,
     /// What the kernel gets of what arrives here.
     pub kernel: Option<KernelPort>,
+}
+
+/// Which sources may come in by a port (RFC 3704).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Rpf {
+    /// All.
+    Off,
+    /// All but our own addresses, and hosts on another port's segments.
+    #[default]
+    Loose,
+    /// Only those that the routes have behind this port.
+    Strict,
 }
 
 impl PortInfo {
@@ -70,6 +84,7 @@ impl PortInfo {
             mtu,
             addresses: Vec::new(),
             gateway: None,
+            rpf: Rpf::default(),
             kernel: None,
         }
     }
@@ -180,13 +195,21 @@ pub struct Server {
     pub locals: Box<[(Ipv4Addr, SetIx)]>,
 }
 
-/// Per-worker rate limits.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// Per-worker limits of what is sent to strangers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Limits {
-    /// RSTs of the gateway's own a second, for unknown flows.
+    /// RSTs a second to clients for unknown flows; as many for connections that
+    /// the gateway ends.
     pub resets_per_second: u32,
-    /// ICMP errors and echo replies a second.
+    /// RSTs a second to real servers for unknown flows.
+    pub server_resets_per_second: u32,
+    /// ICMP errors of our own a second but "fragmentation needed", and as many
+    /// about connections that are passed on.
     pub icmp_per_second: u32,
+    /// Answers to pings a second.
+    pub echo_per_second: u32,
+    /// "Fragmentation needed" of our own a second.
+    pub path_mtu_per_second: u32,
 }
 
 /// The snapshot. Slots of `services` and `servers` that are `None` are free.

@@ -67,6 +67,18 @@ drop_reasons! {
     Ipv4Martian = "ipv4-martian":
         "The source address can't be a host's: multicast, broadcast, loopback or 0.0.0.0/8.",
         "Look for a spoofing or misconfigured sender.";
+    SourceOurs = "source-ours":
+        "The source address is a VIP, a local address or a port's own.",
+        "Look for a spoofing sender or a second host with the address; where a router sends the gateway's own packets back to it on purpose, set the port's rpf to \"off\".";
+    SourceElsewhere = "source-elsewhere":
+        "The source address is in a network behind another port, by the port's rpf.",
+        "Look for a spoofing sender; where hosts of that network come this way on purpose, set the port's rpf to \"off\".";
+    SourceRoute = "source-route":
+        "The IPv4 header has a source route option.",
+        "Look for somebody probing; no honest host sends them.";
+    UnicastInBroadcast = "unicast-in-broadcast":
+        "The frame went to a broadcast or multicast MAC address, the packet in it to a single address or a network's broadcast.",
+        "Normal broadcast chatter; otherwise look for a forged frame, or a switch with a wrong static entry.";
     Ipv4Fragment = "ipv4-fragment":
         "The packet is a fragment whose first fragment did not come, or belongs to no connection; or of an ICMP message.",
         "Look for loss before fullgate; better, let path MTU discovery work, so that nothing has to be fragmented.";
@@ -97,6 +109,15 @@ drop_reasons! {
     IcmpUnmatched = "icmp-unmatched":
         "The ICMP error quotes a packet of no known connection.",
         "Normal shortly after connections end.";
+    IcmpOutOfWindow = "icmp-out-of-window":
+        "The ICMP error quotes a TCP segment that is not outstanding on its connection (RFC 5927).",
+        "Look for somebody forging errors.";
+    IcmpRate = "icmp-rate":
+        "More ICMP errors about connections came in than icmp-per-second lets through.",
+        "Look for somebody forging errors, or for a router with a failed link behind it.";
+    EchoWithheld = "echo-withheld":
+        "A ping was not answered because of echo-per-second.",
+        "Look for a flood; if the pings are meant, raise echo-per-second.";
     NoService = "no-service":
         "The VIP has no service on this port; TCP was reset, UDP got ICMP port unreachable.",
         "Add the service, or stop the clients that ask for it.";
@@ -140,8 +161,11 @@ drop_reasons! {
         "A real server answered a connection that had meanwhile moved elsewhere; it was reset.",
         "The server answers SYNs too slowly; see syn-retry-after.";
     ConnectionEnded = "connection-ended":
-        "The packet's connection was ended by the gateway (server removed or down); it was answered with RST.",
-        "Drain servers before removing them.";
+        "The packet's connection was ended by the gateway (server removed or down, or idle for too long); it was answered with RST.",
+        "Drain servers before removing them; see the service's timeouts.";
+    ConnectionReset = "connection-reset":
+        "The packet's connection had been ended by a RST of its client or server; it was answered with RST.",
+        "Normal where clients or servers break off while data is under way.";
     NoRoute = "no-route":
         "No route leads to the packet's destination.",
         "Add a [[route]] or a gateway to the port.";

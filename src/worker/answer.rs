@@ -2,7 +2,7 @@
 //!
 //! Resets come from the VIP towards clients and from the local address towards
 //! real servers, with the numbers RFC 9293 §3.10.7 wants. Answers to packets of
-//! strangers are limited per worker; those withheld are counted.
+//! strangers are limited (see `limits`); those withheld are counted.
 
 use std::net::Ipv4Addr;
 
@@ -67,7 +67,7 @@ impl<Io: BurstIo> Worker<Io> {
         let Some(fields) = reset::for_unmatched(segment) else {
             return;
         };
-        if !self.reset_limit.take(1, self.now) {
+        if !self.may_reset(at.src, at.dst) {
             return self.stats.event(Event::ResetWithheld).add(1);
         }
         let back = Mapping {
@@ -172,10 +172,10 @@ impl<Io: BurstIo> Worker<Io> {
         else {
             return;
         };
-        if !self.icmp_limit.take(1, self.now) {
+        let to = original.src();
+        if !self.may_send_error(to, error) {
             return self.stats.event(Event::IcmpWithheld).add(1);
         }
-        let to = original.src();
         let sent = self.send_ip(from, to, proto::ICMP, |payload| {
             error.emit(&original, payload)
         });
@@ -215,6 +215,9 @@ impl<Io: BurstIo> Worker<Io> {
         }
         if self.snapshot.address(at.dst).is_none() {
             return self.discard(packet, DropReason::NotLocalAddress);
+        }
+        if let Some(fault) = self.source_fault(at.src, port) {
+            return self.discard(packet, fault);
         }
         self.icmp_about(&packet, at.dst, IcmpError::ProtocolUnreachable);
         self.discard(packet, DropReason::ProtocolUnsupported);

@@ -367,15 +367,16 @@ impl<Io: BurstIo> Worker<Io> {
         self.stats.event(Event::SynReplayed).add(1);
         self.retire(slot);
         if let Some((packet, at)) = packet {
-            self.no_connection(packet, &at, PortIx(0));
+            self.for_service(packet, &at, PortIx(0));
         }
     }
 
     /// A client that came back with a new SYN has now reset what the server
-    /// still held: its SYN need not wait for its retransmission timer.
-    pub(super) fn replay_after_reset(&mut self, slot: SlotIx) {
+    /// still held, or both had closed it after all: its SYN need not wait for
+    /// its retransmission timer.
+    pub(super) fn replay_when_over(&mut self, slot: SlotIx) {
         let entry = self.table.get(slot);
-        if entry.state == State::Closed && entry.has(flag::SYN_HELD) {
+        if matches!(entry.state, State::Closed | State::TimeWait) && entry.has(flag::SYN_HELD) {
             self.replay(slot);
         }
     }
@@ -455,8 +456,8 @@ impl<Io: BurstIo> Worker<Io> {
         }
     }
 
-    /// On an established connection, the server answered the client's new SYN
-    /// as if it had never known the connection. Both have forgotten it: the
+    /// On an established or half-closed connection, the server answered the
+    /// client's new SYN as if it had never known the connection. Both have forgotten it: the
     /// SYN becomes a new connection, and the server's half-open one is reset.
     pub(super) fn server_forgot(
         &mut self,
@@ -482,8 +483,9 @@ impl<Io: BurstIo> Worker<Io> {
             self.reset_sender(at, segment, Event::ResetAbandoned);
         }
         drop(packet);
-        self.table.get_mut(slot).state = State::Closed;
-        self.state_changed(slot, State::Established);
+        let entry = self.table.get_mut(slot);
+        let before = std::mem::replace(&mut entry.state, State::Closed);
+        self.state_changed(slot, before);
         self.replay(slot);
     }
 }

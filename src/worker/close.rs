@@ -4,7 +4,7 @@ use arrayvec::ArrayVec;
 
 use super::Worker;
 use super::attempt::Cause;
-use crate::conntrack::entry::{Entry, State, flag, proto};
+use crate::conntrack::entry::{Entry, State, flag, mark, proto};
 use crate::conntrack::timeouts::{Timeouts, timeout_for};
 use crate::ids::{ServerIx, SetIx, SlotIx};
 use crate::io::BurstIo;
@@ -201,6 +201,7 @@ impl<Io: BurstIo> Worker<Io> {
         self.release_syn(slot);
         let ended = self.table.get_mut(slot);
         ended.state = State::Closed;
+        ended.marks |= mark::ENDED_HERE;
         ended.last_seen = self.now.stamp();
         self.book(slot, entry.state);
         if let Some(turn) = turn {

@@ -161,14 +161,11 @@ impl<Io: BurstIo> Worker<Io> {
         self.min_mtu = self.ports.iter().map(|port| port.mtu).min().unwrap_or(0);
         self.steers = new.steering.mode() == crate::snat::steering::SteeringMode::Software
             && self.handover.to.len() > 1;
-        self.reset_limit
-            .set_rate(new.limits.resets_per_second, new.limits.resets_per_second);
+        self.limits.set_rates(&new.limits, self.now);
         self.sweep_limit.set_rate(
             new.limits.resets_per_second,
             burst_of(new.limits.resets_per_second),
         );
-        self.icmp_limit
-            .set_rate(new.limits.icmp_per_second, new.limits.icmp_per_second);
         if let Some(kernel) = &mut self.kernel {
             kernel.set_rates(new);
         }

@@ -157,7 +157,7 @@ impl<Io: BurstIo> Worker<Io> {
         if entry.protocol == proto::TCP {
             self.stats.event(Event::HalfOpenPortTaken).add(1);
             // What the server has of it would be in the new SYN's way.
-            if self.reset_limit.take(1, self.now) {
+            if self.may_reset(entry.server_addr, entry.local) {
                 self.reset_server(&entry, Event::ResetEvicted);
             } else {
                 self.stats.event(Event::ResetWithheld).add(1);

@@ -5,7 +5,8 @@
 use super::parse::{L3, Packet};
 use super::path::{to_client, to_server};
 use super::{Worker, answer};
-use crate::conntrack::entry::{Direction, FlowTuple, proto};
+use crate::conntrack::entry::{Direction, Entry, FlowTuple, proto};
+use crate::conntrack::tcp;
 use crate::ids::PortIx;
 use crate::io::{BurstIo, PacketBuf};
 use crate::nat::icmp::{Quote, quote, translate_error};
@@ -38,6 +39,21 @@ fn read(icmp: &[u8]) -> Message {
     }
 }
 
+/// Whether the quoted packet is one that may still be under way. `direction` is
+/// that of the error, against the packet's. UDP shows nothing to tell by.
+fn is_outstanding(entry: &Entry, direction: Direction, quote: &Quote) -> bool {
+    let Some(seq) = quote.tcp_seq else {
+        return true;
+    };
+    match direction {
+        Direction::Forward => tcp::is_outstanding(entry, Direction::Reverse, seq),
+        Direction::Reverse => {
+            let seq = seq.wrapping_sub(entry.seq_delta);
+            tcp::is_outstanding(entry, Direction::Forward, seq)
+        }
+    }
+}
+
 impl<Io: BurstIo> Worker<Io> {
     pub(super) fn icmp(&mut self, packet: Io::Buf, at: &Packet, port: PortIx) {
         let is_kernels = self.is_kernels(at.dst, port);
@@ -52,8 +68,11 @@ impl<Io: BurstIo> Worker<Io> {
             return self.discard(packet, DropReason::IcmpMalformed);
         };
         match read(icmp) {
-            Message::EchoRequest => self.echo(packet, at),
-            Message::Error(quote) => self.icmp_error(packet, at, &quote, port),
+            Message::EchoRequest => self.echo(packet, at, port),
+            Message::Error(quote) => match self.error_source_fault(at.src, port) {
+                Some(fault) => self.discard(packet, fault),
+                None => self.icmp_error(packet, at, &quote, port),
+            },
             Message::Nothing(DropReason::IcmpUnsupported | DropReason::IcmpUnmatched)
                 if is_kernels =>
             {
@@ -64,10 +83,12 @@ impl<Io: BurstIo> Worker<Io> {
     }
 
     /// Answers a ping in the buffer it came in (RFC 1122 §3.2.2.6).
-    fn echo(&mut self, mut packet: Io::Buf, at: &Packet) {
-        if !self.icmp_limit.take(1, self.now) {
-            self.stats.event(Event::IcmpWithheld).add(1);
-            return;
+    fn echo(&mut self, mut packet: Io::Buf, at: &Packet, port: PortIx) {
+        if let Some(fault) = self.source_fault(at.src, port) {
+            return self.discard(packet, fault);
+        }
+        if !self.may_echo(at.src) {
+            return self.discard(packet, DropReason::EchoWithheld);
         }
         let hop = match self.hop_towards(at.src) {
             Ok(hop) => hop,
@@ -123,6 +144,14 @@ impl<Io: BurstIo> Worker<Io> {
                 Some(for_client) => packet = for_client,
                 None => return,
             }
+        }
+        let entry = self.table.get(slot);
+        if !is_outstanding(entry, direction, quote) {
+            return self.discard(packet, DropReason::IcmpOutOfWindow);
+        }
+        let client = entry.client;
+        if !self.may_translate_error(client) {
+            return self.discard(packet, DropReason::IcmpRate);
         }
         let entry = self.table.get(slot);
         let (outer_src, outer_dst, inner, shift) = match direction {

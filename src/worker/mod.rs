@@ -14,6 +14,7 @@
 //! fragment IP fragments                owed     RSTs that wait for their turn
 //! udp      first answers, and datagrams that their server did not get
 //! pieces   what is too large for the way out
+//! source   who may send what           limits   how much of the above it says
 //! command  what the management core asks for
 //! capture  copies of packets for `fullgatectl capture`
 //! dropped  the last dropped packets, with their headers
@@ -44,6 +45,7 @@ mod icmp;
 pub mod kernel;
 mod late;
 mod lend;
+mod limits;
 mod link;
 pub mod message;
 mod open;
@@ -52,6 +54,7 @@ mod owed;
 pub mod parse;
 mod path;
 mod pieces;
+mod source;
 #[cfg(test)]
 mod tests;
 mod udp;
@@ -87,6 +90,7 @@ use health::{Health, Record};
 use hold::HeldSyns;
 use hops::HopWalk;
 use kernel::{Kernel, KernelRings};
+use limits::AnswerLimits;
 use link::Defended;
 use message::{Backlog, DropScan, Link, NeighborScan, PoolScan, Scan, Update};
 use owed::Turns;
@@ -251,10 +255,10 @@ pub struct Worker<Io: BurstIo> {
     notices: Notices,
     handover: Handover<Io::Buf>,
     kernel: Option<Box<Kernel>>,
-    reset_limit: RateLimit,
+    /// For what it says unasked about others' packets.
+    limits: AnswerLimits,
     sweep_limit: RateLimit,
     turns: Turns,
-    icmp_limit: RateLimit,
     isn_secret: IsnSecret,
     /// Counts connections, to take local addresses in turn.
     turn: usize,
@@ -318,14 +322,13 @@ impl<Io: BurstIo> Worker<Io> {
             notices: Notices::NEW,
             handover: setup.handover,
             kernel,
-            reset_limit: RateLimit::new(limits.resets_per_second, limits.resets_per_second, now.ms),
+            limits: AnswerLimits::new(&limits, &setup.isn_secret, now.ms),
             sweep_limit: RateLimit::new(
                 limits.resets_per_second,
                 owed::burst_of(limits.resets_per_second),
                 now.ms,
             ),
             turns: Turns::new(now.ms),
-            icmp_limit: RateLimit::new(limits.icmp_per_second, limits.icmp_per_second, now.ms),
             isn_secret: setup.isn_secret,
             turn: usize::from(setup.ix.0),
             sweeps: Sweeps::default(),

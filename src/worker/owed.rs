@@ -68,9 +68,7 @@ impl<Io: BurstIo> Worker<Io> {
         // Those with an open handshake are not owed any: the client asks again
         // within a second.
         let half_open = entry.state.is_half_open();
-        if self.sweep_limit.take(BOTH, self.now)
-            || half_open && self.reset_limit.take(BOTH, self.now)
-        {
+        if self.sweep_limit.take(BOTH, self.now) || half_open && self.may_reset_both(entry) {
             self.reset_client(entry, event);
             self.reset_server(entry, event);
             return None;

@@ -100,14 +100,41 @@ pub fn parse<B: PacketBuf>(buf: &B, mac: MacAddr) -> Parsed {
     let Some(ethernet) = bytes.first_chunk::<L3>() else {
         return Parsed::Drop(DropReason::EthernetShort);
     };
-    if ethernet[..6] != mac.0 && ethernet[0] & 1 == 0 {
-        return Parsed::Drop(DropReason::NotForUs);
+    if ethernet[..6] != mac.0 {
+        return parse_for_others(buf, bytes, ethernet);
     }
     match [ethernet[12], ethernet[13]] {
         ETHERTYPE_IPV4 => parse_ipv4(bytes, buf.total_len(), buf.ipv4_checksum()),
         ETHERTYPE_ARP => Parsed::Arp,
         ETHERTYPE_VLAN | ETHERTYPE_QINQ => Parsed::Drop(DropReason::VlanTagged),
         _ => Parsed::Drop(DropReason::EtherTypeUnsupported),
+    }
+}
+
+/// A frame to another MAC address than the port's: a broadcast or multicast.
+#[cold]
+#[inline(never)]
+fn parse_for_others<B: PacketBuf>(buf: &B, bytes: &[u8], ethernet: &[u8; L3]) -> Parsed {
+    if ethernet[0] & 1 == 0 {
+        return Parsed::Drop(DropReason::NotForUs);
+    }
+    let parsed = match [ethernet[12], ethernet[13]] {
+        ETHERTYPE_IPV4 => parse_ipv4(bytes, buf.total_len(), buf.ipv4_checksum()),
+        ETHERTYPE_ARP => Parsed::Arp,
+        ETHERTYPE_VLAN | ETHERTYPE_QINQ => Parsed::Drop(DropReason::VlanTagged),
+        _ => Parsed::Drop(DropReason::EtherTypeUnsupported),
+    };
+    match parsed {
+        // RFC 1122 §3.3.6: what is for one host does not come by broadcast.
+        Parsed::Flow(at)
+        | Parsed::Icmp(at)
+        | Parsed::LaterFragment(at)
+        | Parsed::OtherProtocol(at)
+            if !at.dst.is_multicast() && !at.dst.is_broadcast() =>
+        {
+            Parsed::Drop(DropReason::UnicastInBroadcast)
+        }
+        other => other,
     }
 }
 
@@ -134,7 +161,36 @@ fn parse_with_options(
     checksum: ChecksumStatus,
 ) -> Parsed {
     let header_len = usize::from(ip[0] & 0xf) * 4;
-    parse_header(bytes, ip, header_len, total_len, checksum)
+    let parsed = parse_header(bytes, ip, header_len, total_len, checksum);
+    let options = bytes.get(L3 + 20..L3 + header_len).unwrap_or_default();
+    match (parsed, option_fault(options)) {
+        (Parsed::Drop(reason), _) => Parsed::Drop(reason),
+        (_, Some(reason)) => Parsed::Drop(reason),
+        (parsed, None) => parsed,
+    }
+}
+
+/// What is wrong with the options of an IPv4 header (RFC 791 §3.1). A source
+/// route would lead our answer past the checks on the way (RFC 7126 §4.3, 4.4);
+/// the others change nothing here.
+fn option_fault(mut options: &[u8]) -> Option<DropReason> {
+    const END: u8 = 0;
+    const NO_OPERATION: u8 = 1;
+    const LOOSE_SOURCE_ROUTE: u8 = 131;
+    const STRICT_SOURCE_ROUTE: u8 = 137;
+    loop {
+        let len = match options {
+            [] | [END, ..] => return None,
+            [NO_OPERATION, ..] => 1,
+            [LOOSE_SOURCE_ROUTE | STRICT_SOURCE_ROUTE, ..] => return Some(DropReason::SourceRoute),
+            [_, len, ..] if *len >= 2 => usize::from(*len),
+            _ => return Some(DropReason::Ipv4Malformed),
+        };
+        match options.get(len..) {
+            Some(rest) => options = rest,
+            None => return Some(DropReason::Ipv4Malformed),
+        }
+    }
 }
 
 #[inline(always)]

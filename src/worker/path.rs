@@ -9,7 +9,7 @@ use arrayvec::ArrayVec;
 
 use super::parse::{L3, Packet, Parsed, parse};
 use super::{HandedOver, Worker};
-use crate::conntrack::entry::{Direction, Entry, FlowTuple, State, flag, proto};
+use crate::conntrack::entry::{Direction, Entry, FlowTuple, State, flag, mark, proto};
 use crate::conntrack::tcp::{self, Flags, Segment, Verdict};
 use crate::ids::{NeighborIx, PortIx, ServerIx, SlotIx, WorkerIx};
 use crate::io::{BURST, BurstIo, PacketBuf};
@@ -169,6 +169,17 @@ impl<Io: BurstIo> Worker<Io> {
             Parsed::Flow(at) | Parsed::LaterFragment(at) if self.is_kernels(at.dst, port) => {
                 self.punt(packet, at.src, port);
             }
+            // Fragments are kept: nobody's take no room.
+            Parsed::Flow(at) | Parsed::LaterFragment(at)
+                if self.snapshot.address(at.dst).is_none() =>
+            {
+                self.discard(packet, DropReason::NotLocalAddress);
+            }
+            Parsed::Flow(at) | Parsed::LaterFragment(at)
+                if let Some(fault) = self.source_fault(at.src, port) =>
+            {
+                self.discard(packet, fault);
+            }
             Parsed::Flow(at) => self.first_fragment(packet, at, port),
             Parsed::Icmp(at) => self.icmp(packet, at, port),
             Parsed::Arp => self.arp(packet, port),
@@ -221,6 +232,15 @@ impl<Io: BurstIo> Worker<Io> {
         mut segment: Segment,
     ) {
         read_options(packet.bytes(), at, &mut segment);
+        // What may end a connection is believed only if its receiver would
+        // believe it too.
+        let packet = if segment.flags.is_plain_ack() {
+            packet
+        } else if let Some(packet) = self.verified(packet, at) {
+            packet
+        } else {
+            return;
+        };
         let entry = self.table.get_mut(slot);
         let before = entry.state;
         if before == State::Closed && !segment.flags.has(Flags::SYN) {
@@ -235,12 +255,16 @@ impl<Io: BurstIo> Worker<Io> {
                 entry.last_seen = self.now.stamp();
                 if rearm {
                     self.state_changed(slot, before);
+                    self.arm_held(slot);
                 }
                 self.forward(packet, at, slot, direction, port);
-                self.replay_after_reset(slot);
+                self.replay_when_over(slot);
             }
             Verdict::Retransmitted => self.syn_again(packet, at, slot, port),
             Verdict::NewAttempt | Verdict::Reuse => {
+                if let Some(fault) = self.source_fault(at.src, port) {
+                    return self.discard(packet, fault);
+                }
                 self.stats.event(Event::ClientPortReused).add(1);
                 self.retire(slot);
                 self.no_connection(packet, at, port);
@@ -262,7 +286,13 @@ impl<Io: BurstIo> Worker<Io> {
     /// A segment of a connection that a RST has ended: its sender may not have
     /// heard of it, and learns it now instead of from its retransmission timer.
     fn after_the_end(&mut self, packet: Io::Buf, at: &Packet, slot: SlotIx, segment: &Segment) {
-        let server = self.table.get(slot).server;
+        let entry = self.table.get(slot);
+        let server = entry.server;
+        let reason = if entry.marks & mark::ENDED_HERE != 0 {
+            DropReason::ConnectionEnded
+        } else {
+            DropReason::ConnectionReset
+        };
         let gone = self
             .snapshot
             .server(server)
@@ -273,7 +303,7 @@ impl<Io: BurstIo> Worker<Io> {
             Event::ResetEnded
         };
         self.reset_sender(at, segment, event);
-        self.discard(packet, DropReason::ConnectionEnded);
+        self.discard(packet, reason);
     }
 
     /// Translates a packet of a connection and sends it on its way.
@@ -342,7 +372,16 @@ impl<Io: BurstIo> Worker<Io> {
     /// A TCP or UDP packet whose tuple is in no connection.
     #[inline(never)]
     pub(super) fn no_connection(&mut self, packet: Io::Buf, at: &Packet, port: PortIx) {
-        match self.snapshot.address(at.dst) {
+        let kind = self.snapshot.address(at.dst);
+        let is_kernels =
+            matches!(kind, None | Some(AddressKind::Port)) && self.is_kernels(at.dst, port);
+        if kind.is_some()
+            && !is_kernels
+            && let Some(fault) = self.source_fault(at.src, port)
+        {
+            return self.discard(packet, fault);
+        }
+        match kind {
             Some(AddressKind::Vip) => self.for_service(packet, at, port),
             Some(AddressKind::Local) => {
                 self.refuse(
@@ -352,7 +391,7 @@ impl<Io: BurstIo> Worker<Io> {
                     Event::ResetUnknownServer,
                 );
             }
-            _ if self.is_kernels(at.dst, port) => self.punt(packet, at.src, port),
+            _ if is_kernels => self.punt(packet, at.src, port),
             Some(AddressKind::Port) => {
                 self.refuse(packet, at, DropReason::NoService, Event::ResetRefused);
             }
@@ -360,7 +399,8 @@ impl<Io: BurstIo> Worker<Io> {
         }
     }
 
-    fn for_service(&mut self, packet: Io::Buf, at: &Packet, port: PortIx) {
+    /// A TCP or UDP packet for a VIP, its source looked at.
+    pub(super) fn for_service(&mut self, packet: Io::Buf, at: &Packet, port: PortIx) {
         let Some(service_ix) = self.snapshot.service_at(at.dst, at.dst_port, at.protocol) else {
             return self.refuse(packet, at, DropReason::NoService, Event::ResetRefused);
         };

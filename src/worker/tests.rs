@@ -4,6 +4,7 @@ mod attempts;
 mod captures;
 mod clock;
 mod explain;
+mod forged;
 mod fragments;
 mod kernel;
 mod lab;
@@ -126,20 +127,6 @@ fn a_syn_on_a_finished_connection_starts_afresh_at_once() {
     assert_ne!(syn.src_port, flow.local_port, "on a local port that rested");
     assert_eq!(lab.states(), [State::Resting, State::SynSent]);
     assert_eq!(lab.event(Event::ClientPortReused), 1);
-}
-
-#[test]
-fn a_syn_on_a_half_closed_connection_resets_the_old_server() {
-    let mut lab = Lab::new();
-    let mut flow = lab.connect(4000);
-    flow.server_closes(&mut lab);
-    let out = lab.client_sends(Tcp::from_client(4000, flags::SYN).seq(5_000_000));
-    let packets = out.all_to_server();
-    assert_eq!(packets.len(), 2);
-    assert_eq!(packets[0].flags & flags::RST, flags::RST);
-    assert_eq!(packets[0].dst_port, 8080);
-    assert_eq!(packets[1].flags, flags::SYN);
-    assert_eq!(lab.ends(), [(EndCause::Replaced, 1)]);
 }
 
 #[test]

@@ -493,7 +493,10 @@ fn snapshot(
         steering: Arc::clone(steering),
         limits: Limits {
             resets_per_second: options.resets_per_second,
+            server_resets_per_second: options.resets_per_second,
             icmp_per_second: 10_000,
+            echo_per_second: 10_000,
+            path_mtu_per_second: 10_000,
         },
         locals: (0..u32::from(options.servers)).map(local).collect(),
     })

@@ -57,16 +57,16 @@ pub enum Verdict {
     /// new sequence number. The caller opens a new connection; the entry is
     /// as before.
     NewAttempt,
-    /// A SYN on a connection that is over or half-closed: the client has begun
-    /// a new one from the same port. The caller opens it afresh and lets the
-    /// old entry rest; the entry is as before.
+    /// A SYN on a connection that is over: the client has begun a new one from
+    /// the same port. The caller opens it afresh and lets the old entry rest;
+    /// the entry is as before.
     Reuse,
-    /// A SYN with another sequence number on an established connection. It
-    /// passes; the server answers with a challenge ACK (RFC 5961 §4), and if
+    /// A SYN with another sequence number on an established or half-closed
+    /// connection. It passes; the server answers with a challenge ACK (RFC 5961 §4), and if
     /// the client had lost the connection, its exact RST follows. The caller
     /// holds a copy and sends it as a new connection when the entry closes.
     SynOnEstablished,
-    /// With `SYN_HELD` on an established connection: the server did not know
+    /// With `SYN_HELD` on such a connection: the server did not know
     /// the connection any more and answers the client's new SYN (SYN-ACK or
     /// RST). If [`Segment::ack`] less `seq_delta` is the held SYN's sequence
     /// number plus 1 (plus its payload, at most), the caller calls

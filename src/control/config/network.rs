@@ -11,6 +11,7 @@ use super::validate::{Unique, choice, name, number, parsed, required, unless};
 use super::{Config, Device, KernelInterface, Pool, Port, StaticRoute, SteeringChoice};
 use crate::ids::PortIx;
 use crate::service::route::{Route, Routes};
+use crate::service::snapshot::Rpf;
 
 /// Ports at most; `PortIx` is a byte, and every worker polls every port.
 const PORTS_MAX: usize = 32;
@@ -32,6 +33,12 @@ const STEERING: [(&str, SteeringChoice); 3] = [
     ("auto", SteeringChoice::Auto),
     ("rss", SteeringChoice::Rss),
     ("software", SteeringChoice::Software),
+];
+
+const RPF: [(&str, Rpf); 3] = [
+    ("loose", Rpf::Loose),
+    ("strict", Rpf::Strict),
+    ("off", Rpf::Off),
 ];
 
 pub(super) fn ports(
@@ -190,6 +197,7 @@ fn port(at: &Place<'_>, raw: &RawPort) -> Result<Port, Problem> {
         rx_descriptors: descriptors(&at.key("rx-descriptors"), raw.rx_descriptors)?,
         tx_descriptors: descriptors(&at.key("tx-descriptors"), raw.tx_descriptors)?,
         steering: choice(&at.key("steering"), raw.steering.as_deref(), &STEERING)?,
+        rpf: choice(&at.key("rpf"), raw.rpf.as_deref(), &RPF)?,
         kernel: kernel(at, raw)?,
     })
 }
@@ -318,6 +326,10 @@ impl Port {
             .into_iter()
             .find(|(_, choice)| *choice == self.steering)
             .unwrap_or(STEERING[0]);
+        let (rpf, _) = RPF
+            .into_iter()
+            .find(|(_, rpf)| *rpf == self.rpf)
+            .unwrap_or(RPF[0]);
         RawPort {
             name: Some(self.name.clone()),
             device: Some(self.device_text()),
@@ -328,6 +340,7 @@ impl Port {
             rx_descriptors: unless(self.rx_descriptors, DESCRIPTORS, i64::from),
             tx_descriptors: unless(self.tx_descriptors, DESCRIPTORS, i64::from),
             steering: unless(steering, STEERING[0].0, str::to_owned),
+            rpf: unless(rpf, RPF[0].0, str::to_owned),
             kernel_interface: self.kernel.as_ref().map(|kernel| kernel.name.clone()),
             kernel_rate: self
                 .kernel

@@ -70,7 +70,10 @@ raw!(
         max_servers: i64,
         fragments: i64,
         resets_per_second: i64,
+        server_resets_per_second: i64,
         icmp_per_second: i64,
+        echo_per_second: i64,
+        path_mtu_per_second: i64,
         reta_size: i64,
         local_ports: String,
     }
@@ -100,6 +103,7 @@ raw!(
         rx_descriptors: i64,
         tx_descriptors: i64,
         steering: String,
+        rpf: String,
         kernel_interface: String,
         kernel_rate: i64,
         kernel_addresses: Vec<String>,

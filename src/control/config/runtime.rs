@@ -8,6 +8,7 @@ use super::problem::{Place, Problem};
 use super::raw::RawRuntime;
 use super::units::{format_duration, format_size, parse_duration, parse_ports, parse_size};
 use super::validate::{number, parsed, unless};
+use crate::service::snapshot::Limits;
 
 /// A Unix socket's path: `sun_path` holds 108 bytes with the final 0 (unix(7)).
 const SOCKET_PATH_MAX: usize = 107;
@@ -39,7 +40,10 @@ impl Default for Runtime {
             max_servers: 65_536,
             fragments: 4_096,
             resets_per_second: 10_000,
+            server_resets_per_second: None,
             icmp_per_second: 1_000,
+            echo_per_second: None,
+            path_mtu_per_second: None,
             reta_size: 128,
             local_ports: 1_024..=65_535,
         }
@@ -51,6 +55,18 @@ impl Runtime {
         self.admin_socket
             .clone()
             .unwrap_or_else(|| PathBuf::from(format!("/run/fullgate/{}.sock", self.instance)))
+    }
+
+    /// What a worker may send.
+    pub(in crate::control) fn limits(&self) -> Limits {
+        let or = |given: Option<u32>, other| given.unwrap_or(other);
+        Limits {
+            resets_per_second: self.resets_per_second,
+            server_resets_per_second: or(self.server_resets_per_second, self.resets_per_second),
+            icmp_per_second: self.icmp_per_second,
+            echo_per_second: or(self.echo_per_second, self.icmp_per_second),
+            path_mtu_per_second: or(self.path_mtu_per_second, self.icmp_per_second),
+        }
     }
 
     pub(super) fn from_raw(at: &Place<'_>, raw: &RawRuntime) -> Result<Self, Problem> {
@@ -129,6 +145,12 @@ impl Runtime {
                 default.icmp_per_second,
                 0..=100_000_000,
             )?,
+            server_resets_per_second: rate(
+                &at.key("server-resets-per-second"),
+                raw.server_resets_per_second,
+            )?,
+            echo_per_second: rate(&at.key("echo-per-second"), raw.echo_per_second)?,
+            path_mtu_per_second: rate(&at.key("path-mtu-per-second"), raw.path_mtu_per_second)?,
             reta_size,
             local_ports: local_ports(at, raw, default.local_ports, reta_size)?,
         })
@@ -159,12 +181,23 @@ impl Runtime {
             max_servers: unless(self.max_servers, default.max_servers, i64::from),
             fragments: unless(self.fragments, default.fragments, i64::from),
             resets_per_second: unless(self.resets_per_second, default.resets_per_second, i64::from),
+            server_resets_per_second: self.server_resets_per_second.map(i64::from),
             icmp_per_second: unless(self.icmp_per_second, default.icmp_per_second, i64::from),
+            echo_per_second: self.echo_per_second.map(i64::from),
+            path_mtu_per_second: self.path_mtu_per_second.map(i64::from),
             reta_size: unless(self.reta_size, default.reta_size, i64::from),
             local_ports: unless(&self.local_ports, &default.local_ports, |range| {
                 format!("{}-{}", range.start(), range.end())
             }),
         }
+    }
+}
+
+/// A rate that is another's where it is not given.
+fn rate(at: &Place<'_>, value: Option<i64>) -> Result<Option<u32>, Problem> {
+    match value {
+        Some(_) => number(at, value, 0, 0..=100_000_000).map(Some),
+        None => Ok(None),
     }
 }
 

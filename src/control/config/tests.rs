@@ -367,6 +367,16 @@ const ROWS: &[(&str, &str, &str)] = &[
     ),
     (
         "gateway = \"10.0.0.254\"",
+        "rpf = \"stric\"",
+        r#"f:9: port[wan].rpf: "stric" is not known; did you mean "strict"?"#,
+    ),
+    (
+        "[runtime]",
+        "[runtime]\necho-per-second = -1",
+        r#"f:2: runtime.echo-per-second: is -1; give 0 to 100000000"#,
+    ),
+    (
+        "gateway = \"10.0.0.254\"",
         "kernel-interface = \"fullgate-exceptions\"",
         r#"f:9: port[wan].kernel-interface: "fullgate-exceptions" is no interface name; give 1 to 15 letters, digits, dots, hyphens or underscores"#,
     ),

@@ -25,6 +25,7 @@ impl State {
             });
             info.addresses.clone_from(&port.addresses);
             info.gateway = port.gateway;
+            info.rpf = port.rpf;
         }
         let routes = config.forwarding();
         if changed || routes != self.routes {

@@ -19,7 +19,7 @@ use crate::io::memory::{MemoryBuf, MemoryIo};
 use crate::service::route::{Route, Routes};
 use crate::service::schedule::{Plan, Scheduler};
 use crate::service::snapshot::{
-    Answer, Limits, Parts, PortInfo, Server, ServerState, Service, Snapshot,
+    Answer, Limits, Parts, PortInfo, Rpf, Server, ServerState, Service, Snapshot,
 };
 use crate::snat::ports::{PortClasses, PortSet, WorkerPorts};
 use crate::snat::steering::{Reta, Steering, SteeringMode};
@@ -549,11 +549,26 @@ impl Lab {
 
     /// The client pings an address.
     pub fn ping(&mut self, addr: Ipv4Addr) -> Out {
+        self.ping_from(CLIENT, addr)
+    }
+
+    /// ICMP of the client about a packet that it got.
+    pub fn client_sends_icmp(&mut self, kind: u8, code: u8, about: &Tcp) -> Out {
+        self.send(WAN, &icmp_error(kind, code, about))
+    }
+
+    /// Fragments that wait for their first one.
+    pub fn fragments_waiting(&self) -> usize {
+        self.worker.fragments.waiting()
+    }
+
+    /// A ping that comes in on the clients' side.
+    pub fn ping_from(&mut self, from: Ipv4Addr, addr: Ipv4Addr) -> Out {
         let mut message = vec![8, 0, 0, 0, 0, 1, 0, 1, b'h', b'i'];
         IcmpView::new_checked(&mut message[..])
             .expect("whole")
             .fill_checksum();
-        let packet = ipv4(CLIENT, addr, proto::ICMP, 64, &message);
+        let packet = ipv4(from, addr, proto::ICMP, 64, &message);
         self.send(WAN, &packet)
     }
 
@@ -611,6 +626,11 @@ impl Lab {
             .commands
             .push(Command::Apply(update))
             .expect("room");
+    }
+
+    /// Which sources may come in, on both ports.
+    pub fn set_rpf(&mut self, rpf: Rpf) {
+        self.reconfigure(|parts| parts.ports.iter_mut().for_each(|port| port.rpf = rpf));
     }
 
     /// Puts a configuration in force that differs as told.
@@ -959,7 +979,10 @@ fn parts(servers: &[Server], steering: &Arc<Steering>, generation: u64, losses: 
         steering: Arc::clone(steering),
         limits: Limits {
             resets_per_second: 1_000,
+            server_resets_per_second: 1_000,
             icmp_per_second: 1_000,
+            echo_per_second: 1_000,
+            path_mtu_per_second: 1_000,
         },
         locals: vec![LOCAL],
     }
@@ -974,18 +997,18 @@ pub(super) struct Flow {
     pub client_next: u32,
     pub server_next: u32,
     /// Next sequence number of the client, as the server counts.
-    seen_next: u32,
+    pub seen_next: u32,
     pub to_server: Tcp,
 }
 
 impl Flow {
-    fn client_segment(&self, flags: u8) -> Tcp {
+    pub fn client_segment(&self, flags: u8) -> Tcp {
         Tcp::from_client(self.client_port, flags)
             .seq(self.client_next)
             .ack(self.server_next)
     }
 
-    fn server_segment(&self, flags: u8) -> Tcp {
+    pub fn server_segment(&self, flags: u8) -> Tcp {
         self.to_server
             .reply(flags)
             .seq(self.server_next)

@@ -64,7 +64,8 @@ fn a_flood_of_strangers_costs_nobody_his_next_hop() {
     // A client that never was here, and a server that is new.
     lab.set_server(1, ServerState::Up);
     lab.set_server(0, ServerState::Removed);
-    lab.pass(100);
+    // Until the strangers' connections to it have ended.
+    lab.pass(2_000);
     let newcomer = Tcp {
         src: Ipv4Addr::new(10, 1, 0, 77),
         ..Tcp::from_client(4000, flags::SYN).seq(1)

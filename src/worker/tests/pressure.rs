@@ -10,7 +10,7 @@ use crate::stats::{DropReason, EndCause, Event};
 
 /// The `nth` made-up source.
 fn stranger(nth: u16) -> Ipv4Addr {
-    Ipv4Addr::from_bits(CLIENT.to_bits() + 1 + u32::from(nth % 200))
+    Ipv4Addr::from_bits(CLIENT.to_bits() + 200 + u32::from(nth % 200))
 }
 
 fn spoofed_syn(nth: u16) -> Tcp {

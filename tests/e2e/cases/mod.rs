@@ -19,6 +19,7 @@ mod pressure;
 mod privileges;
 mod reload;
 mod soak;
+mod sources;
 mod startup;
 mod top;
 
@@ -51,6 +52,7 @@ pub fn all() -> Vec<Case> {
     exception::list(&mut cases);
     announce::list(&mut cases);
     never::list(&mut cases);
+    sources::list(&mut cases);
     floods::list(&mut cases);
     soak::list(&mut cases);
     drivers::list(&mut cases);

@@ -24,10 +24,12 @@ fn nearest(wire: u32, to: u64) -> u64 {
 #[derive(Clone, Debug)]
 struct Stream {
     isn: u64,
-    /// End of the furthest segment.
+    /// End of what came without a gap.
     sent: u64,
     /// Furthest acknowledgement.
     confirmed: u64,
+    /// End of what came beyond a gap, and whether that is a FIN.
+    beyond: Option<(u64, bool)>,
     /// The number after the FIN.
     end: Option<u64>,
     end_confirmed: bool,
@@ -39,6 +41,7 @@ impl Stream {
             isn,
             sent,
             confirmed: isn + 1,
+            beyond: None,
             end: None,
             end_confirmed: false,
         }
@@ -50,15 +53,54 @@ impl Stream {
         in_window || next_in_line
     }
 
-    fn take(&mut self, end: u64, fin: bool, window: u64) {
-        if self.end.is_some() || !self.plausible(end, window) {
+    /// What lies beyond a gap, as far as a receiver would keep it.
+    fn beyond(&self, window: u64) -> Option<(u64, bool)> {
+        self.beyond
+            .filter(|(end, _)| (self.sent + 1..=self.sent + window + 1).contains(end))
+    }
+
+    fn far(&self, window: u64) -> u64 {
+        self.beyond(window).map_or(self.sent, |(end, _)| end)
+    }
+
+    fn advance(&mut self, to: u64) {
+        self.sent = to;
+        self.beyond = self.beyond.filter(|(end, _)| *end > to);
+    }
+
+    fn take(&mut self, seq: u64, end: u64, fin: bool, believed: bool, window: u64) {
+        if self.end.is_some() {
             return;
         }
-        if fin && end != self.confirmed {
+        let continues = (seq..end).contains(&self.sent);
+        if continues && fin && believed {
             self.end = Some(end);
             self.sent = end;
-        } else if !fin {
-            self.sent = self.sent.max(end);
+            self.beyond = None;
+        } else if continues && !fin {
+            self.advance(end);
+        } else if end > self.sent && self.plausible(end, window) && (fin || end > self.far(window))
+        {
+            self.beyond = Some((end, fin));
+        }
+    }
+
+    /// Whether a receiver would look at an acknowledgement of this stream.
+    fn would_take(&self, number: u64, window: u64) -> bool {
+        (self.confirmed - window..=self.far(window)).contains(&number)
+    }
+
+    /// The receiver has what lies beyond the gap, and so the gap.
+    fn confirm_beyond(&mut self, number: u64, window: u64) {
+        let Some((end, fin)) = self.beyond(window) else {
+            return;
+        };
+        if (self.sent + 1..=end).contains(&number) {
+            self.advance(number);
+            self.confirmed = number;
+            if fin && number == end {
+                self.end = Some(end);
+            }
         }
     }
 
@@ -123,6 +165,12 @@ impl Model {
         }
     }
 
+    /// Whether a new SYN waits for what becomes of a connection in this state.
+    fn holds(&self, state: State) -> bool {
+        let over = matches!(state, State::TimeWait | State::Closed);
+        self.held && self.shaken && !over
+    }
+
     fn window_of_client(&self) -> u64 {
         65_535 << if self.scaling { self.client_scale } else { 0 }
     }
@@ -165,8 +213,10 @@ impl Model {
                 return Verdict::NewAttempt;
             }
             let end = self.client.isn + 1 + u64::from(segment.payload_len);
-            if self.client.end.is_none() {
-                self.client.sent = self.client.sent.max(end);
+            let window = self.window_of_server();
+            let ends = self.client.beyond(window).is_some_and(|(_, fin)| fin);
+            if self.client.end.is_none() && !ends && end > self.client.sent {
+                self.client.advance(end);
             }
             if let Some(scale) = segment.window_scale {
                 self.client_scale = scale.min(14);
@@ -174,7 +224,7 @@ impl Model {
             }
             return Verdict::Retransmitted;
         }
-        if state == State::Established {
+        if !matches!(state, State::TimeWait | State::Closed) {
             return if same {
                 PASS
             } else {
@@ -191,7 +241,7 @@ impl Model {
 
     fn client_segment(&mut self, segment: &Segment) -> Verdict {
         let rst = segment.flags.has(Flags::RST);
-        let window = self.window_of_server();
+        let (window, back) = (self.window_of_server(), self.window_of_client());
         if matches!(self.state(), State::TimeWait | State::Closed) {
             return PASS;
         }
@@ -209,12 +259,17 @@ impl Model {
         }
         let fin = segment.flags.has(Flags::FIN);
         let end = seq + u64::from(segment.payload_len) + u64::from(fin);
-        self.client.take(end, fin, window);
         let ack = nearest(segment.ack, server.confirmed);
+        let believed = server.would_take(ack, back);
+        self.client.take(seq, end, fin, believed, window);
+        let in_stream = (self.client.confirmed..=self.client.far(window)).contains(&seq);
         if server.can_confirm(ack) {
             server.confirmed = ack;
             self.shaken = true;
+        } else if in_stream && self.shaken {
+            server.confirm_beyond(ack, back);
         }
+        self.client.check_end();
         server.check_end();
         PASS
     }
@@ -247,7 +302,7 @@ impl Model {
         }
         if (self.client.isn + 1..=self.client.isn + 65_536).contains(&ack) {
             PASS
-        } else if state == State::Established && self.held {
+        } else if self.holds(state) {
             Verdict::AnswersHeldSyn
         } else {
             Verdict::Drop(DropReason::TcpSynOutOfWindow)
@@ -256,12 +311,13 @@ impl Model {
 
     fn server_segment(&mut self, segment: &Segment) -> Verdict {
         let rst = segment.flags.has(Flags::RST);
-        let window = self.window_of_client();
+        let (window, back) = (self.window_of_client(), self.window_of_server());
         let state = self.state();
         if matches!(state, State::TimeWait | State::Closed) {
             return PASS;
         }
         let wire_ack = segment.ack.wrapping_sub(self.delta);
+        let holds = self.holds(state);
         let acks_syn = segment.flags.has(Flags::ACK)
             && (self.client.isn + 1..=self.client.sent)
                 .contains(&nearest(wire_ack, self.client.isn));
@@ -284,8 +340,9 @@ impl Model {
             }
             let verdict = rst_verdict(server, seq, window, &mut self.reset);
             let refused = matches!(verdict, Verdict::Drop(_));
-            let could_answer = segment.flags.has(Flags::ACK) && state == State::Established;
-            return if refused && could_answer && self.held {
+            let of_nobody = segment.seq == 0 && !self.reset;
+            let could_answer = segment.flags.has(Flags::ACK) && holds;
+            return if could_answer && (refused || of_nobody) {
                 Verdict::AnswersHeldSyn
             } else {
                 verdict
@@ -295,16 +352,21 @@ impl Model {
         let end = seq + u64::from(segment.payload_len) + u64::from(fin);
         let ack = nearest(wire_ack, self.client.confirmed);
         let confirms = self.client.can_confirm(ack);
+        let believed = self.client.would_take(ack, back);
         if !self.shaken && (end > seq || confirms && ack > self.client.confirmed) {
             self.shaken = true;
             if !server.plausible(end, window) {
                 server.sent = seq;
                 server.confirmed = seq;
+                server.beyond = None;
             }
         }
-        server.take(end, fin, window);
+        server.take(seq, end, fin, believed, window);
+        let in_stream = (server.confirmed..=server.far(window)).contains(&seq);
         if confirms {
             self.client.confirmed = ack;
+        } else if in_stream && self.shaken {
+            self.client.confirm_beyond(ack, back);
         }
         self.client.check_end();
         server.check_end();

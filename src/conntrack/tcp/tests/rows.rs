@@ -152,14 +152,86 @@ fn a_repeated_fin_changes_nothing() {
 }
 
 #[test]
-fn a_fin_before_its_data_counts_and_is_acknowledged_only_whole() {
+fn a_fin_before_its_data_counts_once_it_is_acknowledged() {
     established(&[
-        (C, "FA", 3_001, 1, 0, PASS_CHANGED, ClientClosed),
-        (S, "FA", 1, 1, 0, PASS_CHANGED, Closing),
-        (C, "A", 3_002, 2, 0, PASS, Closing),
-        (C, "A", 1, 2, 3_000, PASS, Closing),
-        (S, "A", 2, 3_001, 0, PASS, Closing),
+        (C, "FA", 3_001, 1, 0, PASS, Established),
+        (S, "FA", 1, 1, 0, PASS_CHANGED, ServerClosed),
+        (C, "A", 3_002, 2, 0, PASS, ServerClosed),
+        (C, "A", 1, 2, 3_000, PASS, ServerClosed),
+        (S, "A", 2, 3_001, 0, PASS, ServerClosed),
         (S, "A", 2, 3_002, 0, PASS_CHANGED, TimeWait),
+    ]);
+}
+
+/// The client sends it only once: the server has told it by SACK (RFC 2018)
+/// that only the data before it is missing.
+#[test]
+fn a_fin_behind_a_lost_segment_counts_though_it_is_not_sent_again() {
+    for with_data in [0, 500] {
+        let end = 2_001 + with_data + 1;
+        established(&[
+            // 1 to 1,001 was lost before the gateway.
+            (C, "A", 1_001, 1, 1_000, PASS, Established),
+            (C, "FA", 2_001, 1, with_data, PASS, Established),
+            (S, "A", 1, 1, 0, PASS, Established),
+            (C, "A", 1, 1, 1_000, PASS, Established),
+            (S, "A", 1, end, 0, PASS_CHANGED, ClientClosed),
+            (S, "FA", 1, end, 0, PASS_CHANGED, Closing),
+            (C, "A", end, 2, 0, PASS_CHANGED, TimeWait),
+        ]);
+    }
+}
+
+#[test]
+fn the_servers_fin_behind_a_lost_segment() {
+    established(&[
+        (C, "FA", 1, 1, 0, PASS_CHANGED, ClientClosed),
+        (S, "FA", 1_001, 2, 100, PASS, ClientClosed),
+        (C, "A", 2, 1, 0, PASS, ClientClosed),
+        (S, "A", 1, 2, 1_000, PASS, ClientClosed),
+        (C, "A", 2, 1_102, 0, PASS_CHANGED, TimeWait),
+    ]);
+}
+
+/// What is lost on either side before the gateway leaves the tracker behind
+/// only until the receiver acknowledges it.
+#[test]
+fn gaps_in_both_streams_close_with_their_acknowledgements() {
+    established(&[
+        (C, "A", 1_001, 1, 1_000, PASS, Established),
+        (S, "A", 2_001, 1, 1_000, PASS, Established),
+        (C, "A", 1, 1, 1_000, PASS, Established),
+        (S, "A", 1, 1, 2_000, PASS, Established),
+        (C, "A", 2_001, 3_001, 0, PASS, Established),
+        (S, "A", 3_001, 2_001, 0, PASS, Established),
+        (C, "FA", 2_001, 3_001, 0, PASS_CHANGED, ClientClosed),
+        (S, "FA", 3_001, 2_002, 0, PASS_CHANGED, Closing),
+        (C, "A", 2_002, 3_002, 0, PASS_CHANGED, TimeWait),
+    ]);
+}
+
+/// Somebody who hits the window, but not the next number (RFC 5961).
+#[test]
+fn forged_segments_in_the_window_change_nothing() {
+    established(&[
+        (C, "A", 1, 1, 100, PASS, Established),
+        (S, "A", 1, 101, 0, PASS, Established),
+        (C, "FA", 5_000, 1, 0, PASS, Established),
+        (C, "A", 7_000, 1, 0, PASS, Established),
+        (C, "FA", 7_000, 1, 0, PASS, Established),
+        (C, "R", 7_000, 0, 0, PASS, Established),
+        (C, "R", 7_001, 0, 0, PASS, Established),
+        // Exact, with an acknowledgement of nothing that was sent.
+        (C, "FA", 101, 900_000, 0, PASS, Established),
+        (C, "S", 7_000, 0, 0, SynOnEstablished, Established),
+        // The connection goes through all these numbers.
+        (C, "A", 101, 1, 4_899, PASS, Established),
+        (S, "A", 1, 5_000, 0, PASS, Established),
+        (C, "A", 5_000, 1, 2_000, PASS, Established),
+        (S, "A", 1, 7_000, 0, PASS, Established),
+        (C, "A", 7_000, 1, 1, PASS, Established),
+        (S, "A", 1, 7_001, 0, PASS, Established),
+        (C, "FA", 7_001, 1, 0, PASS_CHANGED, ClientClosed),
     ]);
 }
 
@@ -292,15 +364,40 @@ fn a_server_that_forgot_the_connection_answers_the_held_syn() {
 }
 
 #[test]
-fn a_syn_on_a_connection_that_is_over_or_half_closed() {
-    let cases: [(&[Row], State); 4] = [
+fn a_syn_on_a_connection_that_is_over() {
+    let rows = [
+        (C, "FA", 1, 1, 0, PASS_CHANGED, ClientClosed),
+        (S, "FA", 1, 2, 0, PASS_CHANGED, Closing),
+        (C, "A", 2, 2, 0, PASS_CHANGED, TimeWait),
+    ];
+    let then = [
+        (C, "S", 0, 0, 0, DUPLICATE, TimeWait),
+        (C, "S", 1, 0, 0, Reuse, TimeWait),
+        (C, "S", 3_000_000_000, 0, 0, Reuse, TimeWait),
+    ];
+    established(&[&rows[..], &then].concat());
+    established(&[
+        (S, "R", 1, 0, 0, PASS_CHANGED, Closed),
+        (C, "S", 0, 0, 0, DUPLICATE, Closed),
+        (C, "S", 5, 0, 0, Reuse, Closed),
+    ]);
+}
+
+/// Either side may still send: it takes proof to end that.
+#[test]
+fn a_syn_on_a_half_closed_connection_ends_it_by_the_challenge() {
+    let cases: [(&[Row], State, u32, u32); 3] = [
         (
             &[(C, "FA", 1, 1, 0, PASS_CHANGED, ClientClosed)],
             ClientClosed,
+            2,
+            1,
         ),
         (
             &[(S, "FA", 1, 1, 0, PASS_CHANGED, ServerClosed)],
             ServerClosed,
+            1,
+            2,
         ),
         (
             &[
@@ -308,29 +405,57 @@ fn a_syn_on_a_connection_that_is_over_or_half_closed() {
                 (S, "FA", 1, 1, 0, PASS_CHANGED, Closing),
             ],
             Closing,
-        ),
-        (
-            &[
-                (C, "FA", 1, 1, 0, PASS_CHANGED, ClientClosed),
-                (S, "FA", 1, 2, 0, PASS_CHANGED, Closing),
-                (C, "A", 2, 2, 0, PASS_CHANGED, TimeWait),
-            ],
-            TimeWait,
+            2,
+            2,
         ),
     ];
-    for (rows, state) in cases {
-        let then = [
-            (C, "S", 0, 0, 0, DUPLICATE, state),
-            (C, "S", 1, 0, 0, Reuse, state),
-            (C, "S", 3_000_000_000, 0, 0, Reuse, state),
+    for (rows, state, client, server) in cases {
+        let refused = [
+            (C, "S", 0, 0, 0, PASS, state),
+            (C, "S", 777, 0, 0, SynOnEstablished, state),
+            (C, "S", 3_000_000_000, 0, 0, SynOnEstablished, state),
+            // Whoever sent that knows no number of the connection.
+            (C, "R", 777_000, 0, 0, BAD_RST, state),
         ];
-        established(&[rows, &then].concat());
+        let challenged = [
+            (S, "A", server, 1, 0, PASS, state),
+            (C, "R", client, 0, 0, PASS_CHANGED, Closed),
+        ];
+        established(&[rows, &refused, &challenged].concat());
+        let forgotten = [
+            (S, "SA", 5_000_000, 900_001, 0, AnswersHeldSyn, state),
+            (S, "RA", 5_000_000, 900_001, 0, AnswersHeldSyn, state),
+        ];
+        established_holding(&[rows, &forgotten].concat());
     }
-    established(&[
-        (S, "R", 1, 0, 0, PASS_CHANGED, Closed),
-        (C, "S", 0, 0, 0, DUPLICATE, Closed),
-        (C, "S", 5, 0, 0, Reuse, Closed),
-    ]);
+}
+
+/// What knows no connection answers with sequence number 0, and that may lie
+/// in the window of the old one.
+#[test]
+fn a_reset_of_the_held_syn_counts_wherever_zero_lies() {
+    let mut entry = fresh(0);
+    open(&mut entry, &syn_with("S", None, None));
+    let isn = before(1_000);
+    let answer = |letters, seq, ack| Segment {
+        flags: flags(letters),
+        seq,
+        ack,
+        ..Segment::default()
+    };
+    let _ = reverse(&mut entry, &answer("SA", isn, 1));
+    let ack = Segment {
+        seq: 1,
+        ..answer("A", 0, isn.wrapping_add(1))
+    };
+    assert_eq!(forward(&mut entry, &ack), PASS_CHANGED);
+    assert_eq!(reverse(&mut entry, &answer("RA", 0, 900_001)), PASS);
+    entry.flags |= flag::SYN_HELD;
+    assert_eq!(
+        reverse(&mut entry, &answer("RA", 0, 900_001)),
+        AnswersHeldSyn
+    );
+    assert_eq!(entry.state, Established);
 }
 
 #[test]
@@ -576,6 +701,7 @@ fn keeps_the_newest_timestamp_as_the_server_saw_it() {
     }
     // RFC 6191: the same ISN with a newer timestamp is no duplicate.
     assert_eq!(entry.state, ClientClosed);
+    entry.state = TimeWait;
     let again = |value| syn_with("S", None, value);
     assert_eq!(forward(&mut entry, &again(Some(9))), DUPLICATE);
     assert_eq!(forward(&mut entry, &again(None)), DUPLICATE);

@@ -1,14 +1,17 @@
 //! What somebody who guesses addresses and ports, but not sequence numbers,
 //! can do to an established connection: nothing (RFC 5961).
 
-use std::net::SocketAddrV4;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, SocketAddrV4};
+use std::time::{Duration, Instant};
 
 use super::{
-    CLIENT_PORT, Oracle, PORT, ask, connect, plan, require_counts, require_nothing_sent_again, row,
-    service, start, start_servers,
+    CLIENT_PORT, Oracle, PORT, ask, connect, plan, require_counts, require_nothing_sent_again,
+    require_quick, row, service, start, start_servers,
 };
 use crate::Case;
 use crate::harness::capture::{Capture, Segment};
+use crate::harness::echo::TcpServer;
 use crate::harness::netns::Netns;
 use crate::harness::plan::{Plan, VIP};
 use crate::harness::raw::{self, Raw};
@@ -22,6 +25,51 @@ pub fn list(cases: &mut Vec<Case>) {
         Oracle::Absent,
         forged_segments,
     );
+    row(
+        cases,
+        "forged_syn_on_half_closed",
+        &plan(1),
+        Oracle::Absent,
+        half_closed,
+    );
+}
+
+/// SYNs in the name of a client that has closed its half, while the server
+/// still sends.
+fn half_closed(plan: &Plan) {
+    const BYTES: usize = 10;
+    let service = service(plan, "");
+    let mut lab = start(plan, &service);
+    let address = service.servers[0].address;
+    let _server = TcpServer::start(lab.server(0), address, move |mut stream, _| {
+        assert_eq!(stream.read(&mut [0]).expect("the client's end"), 0);
+        for _ in 0..BYTES {
+            stream.write_all(b".").expect("send");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    });
+    let mut stream = connect(&lab, plan, CLIENT_PORT);
+    stream.shutdown(Shutdown::Write).expect("close the half");
+    for received in 0..BYTES {
+        let start = Instant::now();
+        stream.read_exact(&mut [0]).expect("a byte of the server");
+        require_quick(
+            "a byte",
+            start.elapsed().saturating_sub(Duration::from_millis(200)),
+        );
+        let syn = Raw {
+            source: SocketAddrV4::new(plan.client(), CLIENT_PORT),
+            destination: SocketAddrV4::new(VIP, PORT),
+            flags: "S",
+            sequence: (received as u32).wrapping_mul(0x1234_5678),
+            acknowledgment: 0,
+            payload: b"",
+        };
+        raw::send(lab.client(), &[syn]);
+    }
+    assert_eq!(stream.read(&mut [0]).expect("the server's end"), 0);
+    require_nothing_sent_again(&lab);
+    require_counts(&mut lab, &[("syn-replayed", 0), ("client-port-reused", 0)]);
 }
 
 /// Half of all sequence numbers away.
@@ -66,11 +114,17 @@ fn forged_segments(plan: &Plan) {
         payload: b"",
     };
     // In the client's name: the server answers what reaches it with an ACK.
-    let client: [(Raw, bool); 4] = [
+    let client: [(Raw, bool); 6] = [
         (from_client("R", client_next.wrapping_add(FAR), 0), false),
         (from_client("R", client_next.wrapping_add(1000), 0), true),
         (from_client("S", client_next.wrapping_add(FAR), 0), true),
         (from_client("S", client_next.wrapping_add(1000), 0), true),
+        // The end of the stream, somewhere in the window, and then a SYN.
+        (
+            from_client("FA", client_next.wrapping_add(1000), server_next),
+            true,
+        ),
+        (from_client("S", client_next.wrapping_add(FAR), 0), true),
     ];
     attack(lab.client(), &client, &at_client, &to_client, &stream);
     // In the server's.
@@ -95,7 +149,7 @@ fn forged_segments(plan: &Plan) {
         &mut lab,
         &[
             ("tcp-rst-out-of-window", 2),
-            ("syn-on-established", 2),
+            ("syn-on-established", 3),
             ("syn-replayed", 0),
         ],
     );

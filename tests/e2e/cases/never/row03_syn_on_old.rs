@@ -1,5 +1,7 @@
-//! Row 3: a SYN from the port of a connection that is over, or half over, is a
-//! new connection in the same packet: scheduled afresh, on a fresh local port.
+//! Row 3: a SYN from the port of a connection that is over is a new connection
+//! in the same packet: scheduled afresh, on a fresh local port. On one that is
+//! half over, the server is asked first, and then the same happens: a round trip
+//! later, and with the one SYN that the client sent.
 
 use std::io::Read as _;
 use std::net::{Shutdown, TcpStream};
@@ -20,11 +22,13 @@ use crate::harness::topology::Lab;
 
 pub fn list(cases: &mut Vec<Case>) {
     let cases_of: [(&str, Oracle, Body); 5] = [
-        ("time_wait", Oracle::Sound, |plan| on(plan, time_wait)),
-        ("closed", Oracle::Sound, |plan| on(plan, closed)),
-        ("fin_wait", Oracle::Faulty, |plan| on(plan, fin_wait)),
-        ("close_wait", Oracle::Faulty, |plan| on(plan, close_wait)),
-        ("last_ack", Oracle::Faulty, |plan| on(plan, last_ack)),
+        ("time_wait", Oracle::Sound, |plan| on(plan, true, time_wait)),
+        ("closed", Oracle::Sound, |plan| on(plan, true, closed)),
+        ("fin_wait", Oracle::Faulty, |plan| on(plan, false, fin_wait)),
+        ("close_wait", Oracle::Faulty, |plan| {
+            on(plan, false, close_wait)
+        }),
+        ("last_ack", Oracle::Faulty, |plan| on(plan, false, last_ack)),
     ];
     for (state, oracle, body) in cases_of {
         let name = format!("row03_syn_on_{state}");
@@ -71,8 +75,8 @@ fn serve(mut stream: &TcpStream, name: &str, gone: &std::sync::Mutex<mpsc::Recei
 }
 
 /// Brings a connection into a state with `end`, and connects again from the
-/// same port.
-fn on(plan: &Plan, end: fn(&Lab, &Servers, TcpStream) -> &'static str) {
+/// same port. `over`: neither side can still send.
+fn on(plan: &Plan, over: bool, end: fn(&Lab, &Servers, TcpStream) -> &'static str) {
     let service = service(plan, "");
     let mut lab = start(plan, &service);
     let servers = Servers::start(&lab, &service);
@@ -95,13 +99,20 @@ fn on(plan: &Plan, end: fn(&Lab, &Servers, TcpStream) -> &'static str) {
     };
     let at_client = at_client.stop_when(complete);
     let at_servers = at_servers.stop_when(complete);
-    // One SYN on either side, answered by the next segment.
-    assert!(at_client[0].is_syn() && at_client[1].syn && at_client[1].ack);
-    for segments in [&at_client, &at_servers] {
-        assert_eq!(segments.iter().filter(|s| s.is_syn()).count(), 1);
+    let syns = |segments: &[crate::harness::capture::Segment]| {
+        segments.iter().filter(|s| s.is_syn()).count()
+    };
+    assert_eq!(syns(&at_client), 1);
+    if over {
+        // Answered by the next segment.
+        assert!(at_client[0].is_syn() && at_client[1].syn && at_client[1].ack);
+        assert_eq!(syns(&at_servers), 1);
+        require_counts(&mut lab, &[("client-port-reused", 1)]);
+    } else {
+        assert_eq!(syns(&at_servers), 2, "asked first, then scheduled afresh");
+        require_counts(&mut lab, &[("syn-on-established", 1), ("syn-replayed", 1)]);
     }
     require_nothing_sent_again(&lab);
-    require_counts(&mut lab, &[("client-port-reused", 1)]);
 }
 
 /// The server closed first; the client has no memory of the connection.
