@@ -133,6 +133,11 @@ impl<Io: BurstIo> Worker<Io> {
             }
             return self.discard(packet, DropReason::IcmpUnmatched);
         };
+        let entry = self.table.get(slot);
+        if !is_outstanding(entry, direction, quote) {
+            return self.discard(packet, DropReason::IcmpOutOfWindow);
+        }
+        let client = entry.client;
         if direction == Direction::Reverse && quote.protocol == proto::UDP {
             match self.datagram_returned(packet, at, slot, port) {
                 Some(for_client) => packet = for_client,
@@ -145,11 +150,6 @@ impl<Io: BurstIo> Worker<Io> {
                 None => return,
             }
         }
-        let entry = self.table.get(slot);
-        if !is_outstanding(entry, direction, quote) {
-            return self.discard(packet, DropReason::IcmpOutOfWindow);
-        }
-        let client = entry.client;
         if !self.may_translate_error(client) {
             return self.discard(packet, DropReason::IcmpRate);
         }
