@@ -12,7 +12,9 @@
 //!
 //! `open` and `lend` call it for a packet that makes a connection. Work is
 //! bounded: a clock hand over the table, and for ports the cursor of their set,
-//! just ahead of which are those taken longest ago. No list is kept.
+//! just ahead of which are those taken longest ago. No list is kept. While the
+//! table is nearly full, the hand goes on between two bursts until it points at
+//! somebody who may go, so that the packet that needs the room finds it.
 
 use std::net::Ipv4Addr;
 
@@ -42,6 +44,25 @@ const PORT_REACH: u32 = 64;
 const IDLE_MIN_MS: u64 = 500;
 const IDLE_MAX_MS: u64 = 60_000;
 const IDLE_FACTOR: u64 = 4;
+
+/// Free slots below which a table is nearly full.
+const NEARLY_FULL: usize = 64;
+
+/// After a lap without anybody who may go, the next one begins so much later.
+const LAP_MS: u64 = 1_000;
+
+/// The clock hand over the table.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Hand {
+    /// The slot it looks at next.
+    at: u32,
+    /// Somebody who may go was seen there.
+    found: bool,
+    /// Slots looked at since somebody was last found.
+    passed: u32,
+    /// No lap begins before.
+    rests_until: Millis,
+}
 
 /// How readily a connection gives way: later ones first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -75,13 +96,14 @@ impl<Io: BurstIo> Worker<Io> {
     /// Makes room in a full table. False where nothing within reach may go.
     pub(super) fn evict(&mut self) -> bool {
         let end = self.table.slots_end().0;
+        self.hand.found = false;
         let (mut best, mut guests) = (None, 0);
         for _ in 0..TABLE_REACH.min(end) {
-            if self.evict_cursor >= end {
-                self.evict_cursor = 0;
+            if self.hand.at >= end {
+                self.hand.at = 0;
             }
-            let slot = SlotIx(self.evict_cursor);
-            self.evict_cursor += 1;
+            let slot = SlotIx(self.hand.at);
+            self.hand.at += 1;
             let Some(found) = rank(self.table.get(slot), self.now) else {
                 continue;
             };
@@ -108,6 +130,41 @@ impl<Io: BurstIo> Worker<Io> {
         }
         self.remove(slot);
         true
+    }
+
+    /// Moves the hand on where the table is nearly full, until it points at
+    /// somebody who may go.
+    #[inline]
+    pub(super) fn seek_guest(&mut self) -> usize {
+        let nearly_full = self.table.len() + NEARLY_FULL > self.table.capacity();
+        if !nearly_full || self.hand.found || !self.now.reached(self.hand.rests_until) {
+            return 0;
+        }
+        self.seek_from_hand()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn seek_from_hand(&mut self) -> usize {
+        let end = self.table.slots_end().0;
+        for _ in 0..TABLE_REACH.min(end) {
+            if self.hand.at >= end {
+                self.hand.at = 0;
+            }
+            let entry = self.table.get(SlotIx(self.hand.at));
+            if rank(entry, self.now).is_some() {
+                self.hand.found = true;
+                self.hand.passed = 0;
+                return 1;
+            }
+            self.hand.at += 1;
+        }
+        self.hand.passed += TABLE_REACH;
+        if self.hand.passed >= end {
+            self.hand.passed = 0;
+            self.hand.rests_until = self.now.plus(LAP_MS);
+        }
+        1
     }
 
     /// A local port towards `server` whose connection gives way to another one:

@@ -2,8 +2,8 @@
 //! after a change of routes, all are looked up anew; where the table of next hops
 //! gives slots to others, those that had them are. A portion between two bursts.
 //!
-//! Apart from the walk that ends connections (`close`): that one waits for the
-//! rate limit of its RSTs, and what goes on must not.
+//! Apart from the walk that ends connections (`close`): what goes on waits for
+//! none that end.
 
 use super::Worker;
 use crate::conntrack::entry::{Entry, State};

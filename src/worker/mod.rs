@@ -85,6 +85,7 @@ use capture::Captures;
 use close::Sweeps;
 use command::Notices;
 use dropped::LastDrops;
+use evict::Hand;
 use fragment::Overtaking;
 use health::{Health, Record};
 use hold::HeldSyns;
@@ -275,7 +276,7 @@ pub struct Worker<Io: BurstIo> {
     defended: Defended,
     hop_walk: HopWalk,
     /// Where eviction looks next.
-    evict_cursor: u32,
+    hand: Hand,
     now: Millis,
     ticked: Millis,
     last_tsc: u64,
@@ -342,7 +343,7 @@ impl<Io: BurstIo> Worker<Io> {
             announcing: Announcing::everything(now.ms),
             defended: Defended::new(),
             hop_walk: HopWalk::default(),
-            evict_cursor: 0,
+            hand: Hand::default(),
             now: now.ms,
             ticked: now.ms,
             last_tsc: now.tsc,
@@ -430,6 +431,7 @@ impl<Io: BurstIo> Worker<Io> {
     fn background(&mut self) -> usize {
         let mut work = self.timers();
         work += self.sweep();
+        work += self.seek_guest();
         work += self.walk_hops();
         work += self.scan();
         work += self.pool_scan();

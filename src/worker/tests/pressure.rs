@@ -5,6 +5,8 @@ use std::net::Ipv4Addr;
 
 use super::lab::{CLIENT, ESTABLISHED_MS, Lab, SERVERS, Tcp, flags};
 use crate::conntrack::entry::State;
+use crate::ids::ServerIx;
+use crate::service::schedule::{Plan, Scheduler};
 use crate::service::snapshot::{Parts, ServerState};
 use crate::stats::{DropReason, EndCause, Event};
 
@@ -392,4 +394,54 @@ fn a_client_hears_at_once_that_its_only_server_answers_no_arp() {
     assert_eq!(kind, (3, 1));
     assert_eq!((quoted.src, quoted.src_port), (CLIENT, 5_000));
     assert_eq!(lab.drops(DropReason::NeighborUnreachable), 1);
+}
+
+/// The hand looks for somebody who may go before the table is full, so that
+/// nobody is refused for one who is far from where it stood.
+#[test]
+fn a_guest_anywhere_in_the_table_is_found() {
+    let mut lab = Lab::with_capacity(1_000);
+    for port in 0..999 {
+        lab.connect(4_000 + port);
+    }
+    lab.client_sends(spoofed_syn(0));
+    lab.pass(32);
+    lab.connect(3_000);
+    assert_eq!(lab.event(Event::HalfOpenEvicted), 1);
+    assert_eq!(lab.drops(DropReason::TableFull), 0);
+}
+
+/// A server that answers nothing for a second is asked for its MAC address.
+#[test]
+fn a_flow_without_an_answer_casts_doubt_on_the_next_hop() {
+    let mut lab = Lab::new();
+    lab.client_sends_udp(5_000, b"?");
+    lab.pass(900);
+    let before = lab.event(Event::ArpRequests);
+    lab.pass(400);
+    assert!(lab.event(Event::ArpRequests) > before);
+}
+
+/// Where a client belongs by its address it stays, but for the time that its
+/// server just failed.
+#[test]
+fn source_hashing_holds_for_flows_whose_server_is_fine() {
+    let mut lab = Lab::new();
+    lab.add_udp_server();
+    let hashed = |parts: &mut Parts| {
+        let servers = [(ServerIx(2), 1), (ServerIx(3), 1)];
+        let service = parts.services[1].as_mut().expect("the UDP service");
+        service.plan = Plan::build(Scheduler::SourceHash, &servers);
+    };
+    lab.reconfigure(hashed);
+    let own = lab.client_sends_udp(5_000, b"?").to_server();
+    let failed = lab.client_sends_udp(5_001, b"?").to_server();
+    assert_eq!(failed.dst, own.dst);
+    let moved = lab.server_sends_icmp(3, 3, &failed).to_server();
+    assert_ne!(moved.dst, own.dst);
+    // The other flow knows nothing of it, and new ones come back in a second.
+    assert_eq!(lab.client_sends_udp(5_000, b"?").to_server().dst, own.dst);
+    assert_eq!(lab.client_sends_udp(5_002, b"?").to_server().dst, moved.dst);
+    lab.pass(1_100);
+    assert_eq!(lab.client_sends_udp(5_003, b"?").to_server().dst, own.dst);
 }

@@ -9,8 +9,9 @@ use crate::Case;
 use crate::harness::echo::UdpServer;
 use crate::harness::flood::{Floods, Kind as Flood, Target, Victims};
 use crate::harness::http;
+use crate::harness::netns::Netns;
 use crate::harness::plan::{GATEWAY, Kind, Layout, Plan, Protocol, Service};
-use crate::harness::process::until;
+use crate::harness::process::{output_of, until};
 use crate::harness::tcp::{self, NO_TIMER};
 use crate::harness::topology::Lab;
 
@@ -93,9 +94,18 @@ fn flood(plan: &Plan, kinds: &[(Flood, u32)], filled: &[&str]) {
         let answer = answer.unwrap_or_else(|error| panic!("request {requests}: {error}"));
         assert!(answer.elapsed < NO_TIMER, "request {requests}: {answer:?}");
         let asked = Instant::now();
-        lab.client()
-            .run(|| ask(&tcp::udp(plan.client(), dns.vip())))
-            .unwrap_or_else(|error| panic!("question {requests}: {error}"));
+        let answer = lab
+            .client()
+            .run(|| ask(&tcp::udp(plan.client(), dns.vip())));
+        if let Err(error) = answer {
+            let counters = |netns: &Netns| {
+                let shown = output_of(netns, "sh", &["-c", "ip -s link; grep Udp: /proc/net/snmp"]);
+                String::from_utf8_lossy(&shown.stdout).into_owned()
+            };
+            println!("{}{}", counters(lab.client()), counters(lab.server(0)));
+            println!("{}", lab.fullgate().ctl(&["show", "drops"]));
+            panic!("question {requests}: {error}");
+        }
         assert!(asked.elapsed() < NO_TIMER, "question {requests}");
         requests += 1;
         std::thread::sleep(PERIOD);
@@ -120,7 +130,7 @@ fn ask(socket: &UdpSocket) -> std::io::Result<String> {
 }
 
 fn udp_flood(plan: &Plan) {
-    let kinds = [(Flood::UdpSilent, 1_500), (Flood::UdpAnswered, 1_500)];
+    let kinds = [(Flood::UdpSilent, 2_000), (Flood::UdpAnswered, 500)];
     flood(plan, &kinds, &["udp-evicted"]);
 }
 
@@ -157,8 +167,9 @@ fn dead_server(plan: &Plan) {
 /// A machine is switched off: when the gateway has asked for its MAC address in
 /// vain, its flows go to the other one.
 fn machine_off(plan: &Plan) {
-    /// Asked for anew after a second without an answer, every 100 ms.
-    const NOTICED: Duration = Duration::from_secs(3);
+    /// A new flow waits a second for its answer, then the server is asked for
+    /// its MAC address for another.
+    const NOTICED: Duration = Duration::from_secs(4);
     let dns = Service::new(plan, "dns", Protocol::Udp, 53, &[1, 1]);
     let lab = Lab::start(plan, std::slice::from_ref(&dns));
     let server =
@@ -178,7 +189,7 @@ fn machine_off(plan: &Plan) {
     let start = Instant::now();
     let mut lost = 0;
     while start.elapsed() < NOTICED {
-        for flow in &flows {
+        for flow in flows.iter().chain([&client()]) {
             lost += u32::from(ask(flow).is_err());
         }
         std::thread::sleep(Duration::from_millis(100));
