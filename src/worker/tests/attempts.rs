@@ -405,3 +405,18 @@ fn a_late_answer_is_taken_in_the_numbering_of_its_own_attempt() {
     assert_eq!(to_server.dst, SERVERS[0]);
     assert_eq!(to_server.seq, first.seq.wrapping_add(1));
 }
+
+/// A firewall may reject one of the gateway's addresses, and no other.
+#[test]
+fn a_single_server_that_refuses_is_asked_from_another_local_address_once() {
+    let mut lab = Lab::new();
+    lab.add_local();
+    lab.set_server(1, ServerState::Removed);
+    lab.pass(8);
+    let first = lab.client_sends(syn(4000)).to_server();
+    let second = lab.server_sends(refuse(&first)).to_server();
+    assert_eq!((index(&first), index(&second)), (0, 0));
+    assert_ne!(first.src, second.src);
+    let refusal = lab.server_sends(refuse(&second)).to_client();
+    assert_eq!((refusal.flags, refusal.ack), (flags::RST | flags::ACK, 101));
+}

@@ -33,10 +33,15 @@ pub fn list(cases: &mut Vec<Case>) {
         Oracle::Faulty,
         refusing_server,
     );
+    // From another local address a server is asked once more.
+    let one_local = Plan {
+        local_addresses: 1,
+        ..plan(2)
+    };
     row(
         cases,
         "row04_all_refuse",
-        &plan(2),
+        &one_local,
         Oracle::Sound,
         all_refuse,
     );
