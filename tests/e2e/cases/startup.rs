@@ -283,7 +283,7 @@ impl Killed {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(binary());
         command.arg("--config").arg(&unstarted.config.file);
-        command.stdin(Stdio::null());
+        command.stdin(Stdio::null()).stdout(Stdio::null());
         adapt(&mut command);
         Self(command.spawn().expect("start fullgate"))
     }
