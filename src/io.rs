@@ -56,6 +56,18 @@ pub trait PacketBuf: Sized + Send {
     fn parts(&self, see: &mut dyn FnMut(&[u8])) {
         see(self.bytes());
     }
+    /// Cuts bytes off the front of a packet whose first segment has them. False,
+    /// and nothing changed, where it has not.
+    #[must_use]
+    fn cut_front(&mut self, len: usize) -> bool {
+        let whole = self.total_len() == self.bytes().len();
+        let Some(left) = self.bytes().len().checked_sub(len).filter(|_| whole) else {
+            return false;
+        };
+        self.bytes_mut().copy_within(len.., 0);
+        self.set_len(left)
+    }
+
     /// Starts loading the first cache line of the packet's bytes.
     fn prefetch(&self);
 }

@@ -193,6 +193,7 @@ fn serve(config: Config, config_path: &Path) -> Result<(), Failure> {
         let table = ConnTable::anonymous(config.runtime.connections as usize, key, Millis(0))?;
         let setup = worker::Setup {
             fragments: config.runtime.fragments as usize,
+            neighbors: config.runtime.neighbors.into(),
             kernel: exception.as_ref().map(|thread| thread.rings(ix)),
             ..worker::Setup::new(ix, table, state.room(), handover, secret)
         };

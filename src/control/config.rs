@@ -96,6 +96,8 @@ pub struct Runtime {
     pub max_services: u32,
     /// Server slots.
     pub max_servers: u32,
+    /// Next hops that each worker can know.
+    pub neighbors: u16,
     /// Datagrams in fragments that each worker remembers at a time.
     pub fragments: u32,
     /// RSTs to clients for unknown flows, per worker.

@@ -31,7 +31,7 @@ use self::health::Health;
 pub use self::health::StartChecker;
 pub use self::links::{Alive, WorkerLink};
 pub use self::methods::METHODS;
-use self::neighbors::{Links, Relay};
+use self::neighbors::{Links, Relay, Silent};
 use self::notices::{NoticeLog, server_title};
 pub(super) use self::report::{by_pool, protocol_name, server_state, steering_name};
 pub use self::signals::Signals;
@@ -169,6 +169,7 @@ pub struct Management {
     started: Instant,
     relay: Relay,
     links: Links,
+    silent: Silent,
     changes: Gather<Change, Taking, ()>,
     preparing: Option<Preparing>,
     /// Makes configurations, and frees what no worker needs any more.
@@ -229,6 +230,7 @@ impl Management {
             started: now,
             relay: Relay::default(),
             links: Links::default(),
+            silent: Silent::default(),
             changes: Gather::new("the change", count),
             preparing: None,
             changing: Jobs::new("admin-change"),
@@ -419,9 +421,11 @@ impl Management {
             Reply::Capturing(id) => self.capturing(id, now),
             Reply::Captured(tap) => self.captured(tap.id),
             Reply::ServerFailed(server) => {
-                let title = server_title(self.state.snapshot(), server);
+                let snapshot = self.state.snapshot();
+                let title = server_title(snapshot, server);
+                let why = self.silent.why(snapshot, server);
                 self.notices
-                    .warn(format!("{title} does not accept connections"), now);
+                    .warn(format!("{title} does not accept connections{why}"), now);
             }
             Reply::ServerAnswered(server) => {
                 let title = server_title(self.state.snapshot(), server);
@@ -429,6 +433,7 @@ impl Management {
                     .warn(format!("{title} accepts connections again"), now);
             }
             Reply::Notice(notice) => {
+                self.silent.note(notice, self.state.snapshot());
                 let line = notices::line(self.state.snapshot(), worker, notice);
                 self.notices.warn(line, now);
             }

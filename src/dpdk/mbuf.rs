@@ -148,6 +148,37 @@ impl PacketBuf for Mbuf {
         }
     }
 
+    #[inline]
+    fn cut_front(&mut self, len: usize) -> bool {
+        // SAFETY: offsets and types as shim.c asserts them.
+        let (offset, data_len, total_len) = unsafe {
+            (
+                self.field::<u16, { dpdk_sys::FULLGATE_MBUF_DATA_OFF }>(),
+                self.field::<u16, { dpdk_sys::FULLGATE_MBUF_DATA_LEN }>(),
+                self.field::<u32, { dpdk_sys::FULLGATE_MBUF_PKT_LEN }>(),
+            )
+        };
+        if len > usize::from(data_len) {
+            return false;
+        }
+        let base = self.0.as_ptr();
+        // SAFETY: the fields are inside the owned mbuf, aligned and of the types
+        // that shim.c asserts; the data begins `len` bytes later, which are
+        // inside the first segment, and so is the packet that much shorter.
+        unsafe {
+            base.byte_add(dpdk_sys::FULLGATE_MBUF_DATA_OFF)
+                .cast::<u16>()
+                .write(offset + len as u16);
+            base.byte_add(dpdk_sys::FULLGATE_MBUF_DATA_LEN)
+                .cast::<u16>()
+                .write(data_len - len as u16);
+            base.byte_add(dpdk_sys::FULLGATE_MBUF_PKT_LEN)
+                .cast::<u32>()
+                .write(total_len - len as u32);
+        }
+        true
+    }
+
     #[inline(always)]
     fn prefetch(&self) {
         #[cfg(target_arch = "x86_64")]

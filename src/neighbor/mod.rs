@@ -94,9 +94,9 @@ impl Condition {
     /// As the admin interface and metrics say it.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Unasked => "unasked",
+            Self::Unasked => "not asked yet",
             Self::Known => "known",
-            Self::Incomplete => "asking",
+            Self::Incomplete => "asked",
             Self::Failed => "no answer",
         }
     }
@@ -155,6 +155,15 @@ impl Neighbor {
         self.role == Role::Resident
     }
 
+    /// What is known of it, as people see it: one that is asked again because
+    /// somebody sends to it has still not answered.
+    pub fn shown(&self) -> Condition {
+        match self.condition {
+            Condition::Incomplete if self.silent => Condition::Failed,
+            condition => condition,
+        }
+    }
+
     /// Its MAC address, where it is known.
     pub fn mac(&self) -> Option<MacAddr> {
         let mac = self.l2.first_chunk().copied().map(MacAddr);
@@ -209,7 +218,7 @@ pub enum Heard {
 /// seen them all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counts {
-    /// By condition, in the order of [`Condition::ALL`].
+    /// By [`Neighbor::shown`], in the order of [`Condition::ALL`].
     pub residents: [u32; 4],
     /// The same.
     pub guests: [u32; 4],
@@ -224,7 +233,7 @@ impl Counts {
         };
         let at = Condition::ALL
             .iter()
-            .position(|condition| *condition == neighbor.condition);
+            .position(|condition| *condition == neighbor.shown());
         counts[at.unwrap_or(0)] += 1;
     }
 }

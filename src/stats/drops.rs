@@ -41,7 +41,7 @@ drop_reasons! {
         "The frame's destination MAC address is neither the port's nor a group address.",
         "Normal while a switch floods; if it grows steadily, check for a stale ARP entry elsewhere.";
     VlanTagged = "vlan-tagged":
-        "The frame carries an 802.1Q tag; fullgate takes untagged frames only.",
+        "The frame carries an 802.1Q tag of a VLAN; fullgate takes untagged and priority-tagged (VLAN 0) frames only.",
         "Make the switch port an access port, or set the VLAN as its native one.";
     EtherTypeUnsupported = "ethertype-unsupported":
         "The frame is neither ARP nor IPv4.",

@@ -248,8 +248,7 @@ impl<Io: BurstIo> Worker<Io> {
             {
                 scan.found.push(NeighborFound {
                     hop: known.hop,
-                    condition: known.condition,
-                    silent: known.silent,
+                    condition: known.shown(),
                     resident: known.is_resident(),
                     mac: known.mac(),
                     heard_ms_ago: known.heard_ms_ago(self.now),

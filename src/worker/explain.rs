@@ -52,10 +52,8 @@ pub struct Found {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Hop {
     pub next: NextHop,
-    /// `None`: never asked for.
+    /// As people see it; `None`: nobody has sent to it.
     pub condition: Option<Condition>,
-    /// It did not answer the last time that it was asked.
-    pub silent: bool,
     /// Where it is known.
     pub mac: Option<MacAddr>,
 }
@@ -149,7 +147,6 @@ impl<Io: BurstIo> Worker<Io> {
                     return Some(Hop {
                         next,
                         condition: None,
-                        silent: false,
                         mac: None,
                     });
                 };
@@ -158,8 +155,7 @@ impl<Io: BurstIo> Worker<Io> {
         }?;
         Some(Hop {
             next: known.hop,
-            condition: Some(known.condition),
-            silent: known.silent,
+            condition: Some(known.shown()),
             mac: known.mac(),
         })
     }

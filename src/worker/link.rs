@@ -30,7 +30,7 @@ const ASKED_AT_A_TIME: usize = 32;
 /// What other workers learned, taken a millisecond.
 const TOLD_PER_TICK: usize = 256;
 
-/// An address is defended once in this time (RFC 5227 §1.1, DEFEND_INTERVAL).
+/// A claim is told, and the address defended, once in this time (RFC 5227 §1.1, DEFEND_INTERVAL).
 const DEFEND_MS: u64 = 10_000;
 
 /// Addresses whose defence is remembered. Where all of them were defended just
@@ -146,25 +146,23 @@ impl<Io: BurstIo> Worker<Io> {
     #[cold]
     fn claimed(&mut self, arp: &ArpRepr, port: PortIx) {
         self.stats.event(Event::AddressClaimed).add(1);
+        let now = self.now;
+        self.defended
+            .retain(|(_, _, at)| now.since(*at) < DEFEND_MS);
         let hop = NextHop {
             port,
             addr: arp.sender_ip,
         };
-        self.notice(Notice::AddressClaimed(hop, arp.sender_mac));
-        if !self.snapshot.answers_arp(arp.sender_ip, port) {
-            return;
-        }
-        let now = self.now;
-        self.defended
-            .retain(|(_, _, at)| now.since(*at) < DEFEND_MS);
-        let is_same =
-            |(addr, on, _): &(Ipv4Addr, PortIx, Millis)| *addr == arp.sender_ip && *on == port;
+        let is_same = |(addr, on, _): &(Ipv4Addr, PortIx, Millis)| *addr == hop.addr && *on == port;
         if self.defended.iter().any(is_same)
-            || self.defended.try_push((arp.sender_ip, port, now)).is_err()
+            || self.defended.try_push((hop.addr, port, now)).is_err()
         {
             return;
         }
-        self.announce_one(arp.sender_ip, port);
+        self.notice(Notice::AddressClaimed(hop, arp.sender_mac));
+        if self.snapshot.answers_arp(hop.addr, port) {
+            self.announce_one(hop.addr, port);
+        }
     }
 
     pub(super) fn send_arp(&mut self, arp: &ArpRepr, to: MacAddr, port: PortIx) {

@@ -200,10 +200,8 @@ impl NeighborScan {
 pub struct NeighborFound {
     /// Whose address, and where.
     pub hop: NextHop,
-    /// What is known of it.
+    /// What is known of it, as people see it.
     pub condition: Condition,
-    /// It did not answer the last time that it was asked.
-    pub silent: bool,
     /// The configuration names it.
     pub resident: bool,
     /// Its MAC address, where it is known.

@@ -59,6 +59,7 @@ mod source;
 mod tests;
 mod udp;
 mod verify;
+mod vlan;
 
 use std::sync::Arc;
 

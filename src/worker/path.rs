@@ -137,7 +137,7 @@ impl<Io: BurstIo> Worker<Io> {
 
     /// Hashes a flow's tuple and starts loading its index bucket.
     #[inline(always)]
-    fn start_look_up(&self, parsed: &Parsed) -> u64 {
+    pub(super) fn start_look_up(&self, parsed: &Parsed) -> u64 {
         let Parsed::Flow(at) = parsed else { return 0 };
         let hash = self.table.hash(&tuple_of(at));
         self.table.prefetch_bucket(hash);
@@ -185,6 +185,7 @@ impl<Io: BurstIo> Worker<Io> {
             Parsed::Arp => self.arp(packet, port),
             Parsed::LaterFragment(at) => self.later_fragment(packet, at, port),
             Parsed::OtherProtocol(at) => self.other_protocol(packet, at, port),
+            Parsed::Drop(DropReason::VlanTagged) => self.tagged(packet, port),
             Parsed::Drop(reason) => self.discard(packet, *reason),
         }
     }

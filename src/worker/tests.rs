@@ -11,6 +11,7 @@ mod lab;
 mod neighbors;
 mod pressure;
 mod steering;
+mod vlan;
 
 use lab::{CLIENT, Lab, SERVERS, Tcp, VIP, flags};
 

@@ -1,5 +1,6 @@
 //! `[[port]]`, `[[route]]` and `[[pool]]`.
 
+use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
@@ -124,6 +125,7 @@ fn kernel_interfaces(at: &Place<'_>, ports: &[Port]) -> Result<(), Problem> {
         )?;
         let listed = at.key("kernel-addresses");
         for (index, address) in kernel.addresses.iter().enumerate() {
+            is_host(&listed.item(index, ""), *address, networks_of(ports))?;
             addresses.claim(&listed.item(index, ""), *address, address, &owner)?;
         }
     }
@@ -246,8 +248,47 @@ fn interface_name(at: &Place<'_>, name: &str) -> Result<(), Problem> {
     )))
 }
 
+/// An address that a host has: neither the first nor the last of a port's
+/// network, which are that of the network itself and its broadcast address
+/// (RFC 1122 §3.2.1.3). Networks of two addresses and of one have none of them
+/// (RFC 3021).
+pub(super) fn is_host(
+    at: &Place<'_>,
+    address: Ipv4Addr,
+    networks: impl Iterator<Item = Ipv4Net>,
+) -> Result<(), Problem> {
+    let around = networks
+        .filter(|net| net.contains(&address))
+        .max_by_key(Ipv4Net::prefix_len);
+    let Some(net) = around.filter(|net| net.prefix_len() < 31) else {
+        return Ok(());
+    };
+    let what = if address == net.network() {
+        "the address of the network"
+    } else if address == net.broadcast() {
+        "the broadcast address of the network"
+    } else {
+        return Ok(());
+    };
+    Err(at.problem(format!(
+        "{address} is {what} {}; give a host's",
+        net.trunc()
+    )))
+}
+
+/// The networks of all ports.
+pub(super) fn networks_of(ports: &[Port]) -> impl Iterator<Item = Ipv4Net> {
+    ports.iter().flat_map(|port| port.addresses.iter().copied())
+}
+
 fn gateway(at: &Place<'_>, text: &str, addresses: &[Ipv4Net]) -> Result<Ipv4Addr, Problem> {
     let gateway = parsed(at, text, parse_address)?;
+    is_host(at, gateway, addresses.iter().copied())?;
+    // A port without a network of its own has its router on the link all the
+    // same, as clouds and point-to-point links do it.
+    if addresses.iter().all(|net| net.prefix_len() >= 31) {
+        return Ok(gateway);
+    }
     if addresses.iter().any(|net| net.contains(&gateway)) {
         return Ok(gateway);
     }
@@ -375,11 +416,13 @@ pub(super) fn routes(
         let via = required(&via_at, raw.via.as_ref(), "the address of a router")?;
         let via = parsed(&via_at, via, parse_address)?;
         networks.claim(&to_at, to, &to, "another route")?;
-        if !on_link(via, ports) {
+        let is_gateway = ports.iter().any(|port| port.gateway == Some(via));
+        if !is_gateway && !on_link(via, ports) {
             return Err(via_at.problem(format!(
                 "{via} is in no port's network; give a router that is"
             )));
         }
+        is_host(&via_at, via, networks_of(ports))?;
         not_ours(&via_at, via, ports)?;
         routes.push(StaticRoute { to, via });
     }
@@ -448,6 +491,7 @@ pub(super) fn pools(
                 )));
             }
             for address in (first..=last).map(Ipv4Addr::from) {
+                is_host(&at, address, networks_of(ports))?;
                 taken.claim(&at, address, &address, &owner)?;
                 addresses.push(address);
             }
@@ -494,6 +538,15 @@ impl Pool {
 }
 
 impl Config {
+    /// How many next hops it names: routers, and servers on the ports' networks.
+    pub(super) fn next_hops(&self) -> usize {
+        let routes = self.forwarding();
+        let servers = self.services.iter().flat_map(|service| &service.servers);
+        let to_servers = servers.filter_map(|server| routes.lookup(*server.address.ip()));
+        let hops: HashSet<_> = routes.routers().chain(to_servers).collect();
+        hops.len()
+    }
+
     /// Connected networks, static routes, default gateways, in this order.
     pub(in crate::control) fn forwarding(&self) -> Routes {
         let ports = || (0..).map(PortIx).zip(&self.ports);
@@ -505,7 +558,10 @@ impl Config {
             })
         });
         let fixed = self.routes.iter().filter_map(|route| {
-            let on_link = |info: &Port| info.addresses.iter().any(|net| net.contains(&route.via));
+            let on_link = |info: &Port| {
+                info.gateway == Some(route.via)
+                    || info.addresses.iter().any(|net| net.contains(&route.via))
+            };
             let (port, _) = ports().find(|(_, info)| on_link(info))?;
             Some(Route {
                 to: route.to,
@@ -520,6 +576,16 @@ impl Config {
                 port,
             })
         });
-        Routes::new(connected.chain(fixed).chain(default).collect())
+        // A gateway outside the port's networks: on the link all the same.
+        let apart = ports().filter_map(|(port, info)| {
+            let gateway = info.gateway?;
+            let inside = info.addresses.iter().any(|net| net.contains(&gateway));
+            (!inside).then(|| Route {
+                to: Ipv4Net::from(gateway),
+                via: None,
+                port,
+            })
+        });
+        Routes::new(connected.chain(apart).chain(fixed).chain(default).collect())
     }
 }

@@ -68,6 +68,7 @@ raw!(
         socket_read_group: String,
         max_services: i64,
         max_servers: i64,
+        neighbors: i64,
         fragments: i64,
         resets_per_second: i64,
         server_resets_per_second: i64,

@@ -9,6 +9,7 @@ use super::raw::RawRuntime;
 use super::units::{format_duration, format_size, parse_duration, parse_ports, parse_size};
 use super::validate::{number, parsed, unless};
 use crate::service::snapshot::Limits;
+use crate::worker::NEIGHBORS;
 
 /// A Unix socket's path: `sun_path` holds 108 bytes with the final 0 (unix(7)).
 const SOCKET_PATH_MAX: usize = 107;
@@ -38,6 +39,7 @@ impl Default for Runtime {
             socket_read_group: None,
             max_services: 4_096,
             max_servers: 65_536,
+            neighbors: NEIGHBORS as u16,
             fragments: 4_096,
             resets_per_second: 10_000,
             server_resets_per_second: None,
@@ -133,6 +135,12 @@ impl Runtime {
                 default.fragments,
                 64..=1_048_576,
             )?,
+            neighbors: number(
+                &at.key("neighbors"),
+                raw.neighbors,
+                default.neighbors,
+                384..=65_535,
+            )?,
             resets_per_second: number(
                 &at.key("resets-per-second"),
                 raw.resets_per_second,
@@ -179,6 +187,7 @@ impl Runtime {
             socket_read_group: self.socket_read_group.clone(),
             max_services: unless(self.max_services, default.max_services, i64::from),
             max_servers: unless(self.max_servers, default.max_servers, i64::from),
+            neighbors: unless(self.neighbors, default.neighbors, i64::from),
             fragments: unless(self.fragments, default.fragments, i64::from),
             resets_per_second: unless(self.resets_per_second, default.resets_per_second, i64::from),
             server_resets_per_second: self.server_resets_per_second.map(i64::from),

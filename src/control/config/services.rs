@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use super::network::{is_host, networks_of};
 use super::problem::{Place, Problem, nearest};
 use super::raw::{RawServer, RawService, RawTimeouts};
 use super::units::{format_duration, parse_duration, parse_endpoint};
@@ -198,6 +199,7 @@ fn check_servers(
             let asked = server.health_address.map(|asked| ("health-address", asked));
             for (key, address) in [("address", server.address)].into_iter().chain(asked) {
                 let (at, address) = (at.key(key), address.ip());
+                is_host(&at, *address, networks_of(&config.ports))?;
                 if let Some(owner) = own.get(address) {
                     return Err(at.problem(format!(
                         "{address} is an address {owner}; give a real server's"
@@ -287,6 +289,7 @@ fn service(
         "ADDRESS:PORT, such as \"10.0.0.100:80\"",
     )?;
     let vip = parsed(&vip_at, vip, parse_endpoint)?;
+    is_host(&vip_at, *vip.ip(), networks_of(&config.ports))?;
     let protocol = choice(&at.key("protocol"), raw.protocol.as_deref(), &PROTOCOL)?;
     let timeouts = timeouts(&at.key("timeouts"), raw.timeouts.as_ref())?;
     let one_answer = choice(&at.key("udp"), raw.udp.as_deref(), &UDP)?;

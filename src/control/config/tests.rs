@@ -337,6 +337,41 @@ const ROWS: &[(&str, &str, &str)] = &[
     ),
     (
         "10.0.0.254",
+        "10.0.0.255",
+        r#"f:9: port[wan].gateway: 10.0.0.255 is the broadcast address of the network 10.0.0.0/24; give a host's"#,
+    ),
+    (
+        "10.0.1.254",
+        "10.0.1.0",
+        r#"f:18: route[#1].via: 10.0.1.0 is the address of the network 10.0.1.0/24; give a host's"#,
+    ),
+    (
+        "\"10.0.1.20\"",
+        "\"10.0.1.254-10.0.1.255\"",
+        r#"f:22: pool[default].addresses[#2]: 10.0.1.255 is the broadcast address of the network 10.0.1.0/24; give a host's"#,
+    ),
+    (
+        "10.0.0.100:80",
+        "10.0.0.255:80",
+        r#"f:26: service[web].vip: 10.0.0.255 is the broadcast address of the network 10.0.0.0/24; give a host's"#,
+    ),
+    (
+        "10.0.1.102:8080",
+        "10.0.1.0:8080",
+        r#"f:37: service[web].server[b].address: 10.0.1.0 is the address of the network 10.0.1.0/24; give a host's"#,
+    ),
+    (
+        "10.0.1.1/24\"]",
+        "10.0.1.1/24\"]\nkernel-interface = \"k1\"\nkernel-addresses = [\"10.0.1.255\"]",
+        r#"f:16: port[lan].kernel-addresses[#1]: 10.0.1.255 is the broadcast address of the network 10.0.1.0/24; give a host's"#,
+    ),
+    (
+        "workers = 2",
+        "workers = 2\nneighbors = 100",
+        r#"f:3: runtime.neighbors: is 100; give 384 to 65535"#,
+    ),
+    (
+        "10.0.0.254",
         "10.0.0.1",
         r#"f:9: port[wan].gateway: 10.0.0.1 is the address of port wan itself; give the router's"#,
     ),
@@ -928,6 +963,67 @@ fn what_looks_unintended_is_a_warning() {
         checked.warnings[0].to_string(),
         "f:36: service[web].server[b].address: no route leads to 192.0.2.1; add a [[route]] or a gateway to a port"
     );
+}
+
+/// A configuration of one port with these lines, and this many servers on it.
+fn one_port(lines: &str, servers: u32) -> Result<Checked, Problem> {
+    let mut text = format!(
+        "[runtime]\nneighbors = 384\n[[port]]\nname = \"wan\"\ndevice = \"tap:fg0\"\n{lines}\n\
+         [[pool]]\nname = \"default\"\naddresses = [\"192.0.2.10\"]\n\
+         [[service]]\nname = \"web\"\nvip = \"192.0.2.100:80\"\n"
+    );
+    for server in 0..servers {
+        let [.., high, low] = (server + 1).to_be_bytes();
+        text += &format!("[[service.server]]\naddress = \"10.8.{high}.{low}:80\"\n");
+    }
+    Config::parse("f", &text)
+}
+
+#[test]
+fn a_port_without_a_network_has_its_gateway_on_the_link() {
+    for (address, gateway) in [
+        ("203.0.113.5/32", "10.255.255.1"),
+        ("203.0.113.4/31", "10.255.255.1"),
+        ("203.0.113.4/31", "203.0.113.5"),
+    ] {
+        let lines = format!(
+            "addresses = [\"{address}\"]\ngateway = \"{gateway}\"\n\
+             [[route]]\nto = \"10.7.0.0/16\"\nvia = \"{gateway}\""
+        );
+        let checked = one_port(&lines, 3).unwrap_or_else(|problem| panic!("{problem}"));
+        let routes = checked.config.forwarding();
+        let gateway: Ipv4Addr = gateway.parse().expect("an address");
+        for to in [gateway, [10, 8, 0, 1].into(), [10, 7, 0, 1].into()] {
+            let hop = routes.lookup(to).expect("a route");
+            assert_eq!(hop.addr, gateway, "{address}: {to}");
+        }
+    }
+    let problem = one_port("addresses = [\"10.8.0.1/30\"]\ngateway = \"10.9.0.1\"", 0);
+    let problem = problem.expect_err("a network of its own").to_string();
+    assert!(
+        problem.contains("in none of the port's networks"),
+        "{problem}"
+    );
+}
+
+#[test]
+fn all_next_hops_have_a_place() {
+    let on_link = "addresses = [\"10.8.255.1/16\"]\ngateway = \"10.8.255.254\"";
+    assert!(one_port(on_link, 127).is_ok());
+    let problem = one_port(on_link, 128)
+        .expect_err("one too many")
+        .to_string();
+    assert_eq!(
+        problem,
+        "f:2: runtime.neighbors: is 384, which has room for 128 next hops of the configuration, \
+         but it names 129 (real servers and routers on the ports' networks); give at least 387"
+    );
+    // Behind a router they need none.
+    let behind = "addresses = [\"10.9.255.1/16\"]\ngateway = \"10.9.255.254\"";
+    assert!(one_port(behind, 1_000).is_ok());
+    let problem = one_port("addresses = [\"10.8.255.1/16\"]", 22_000).expect_err("too many");
+    let right = "put a router between fullgate and a part of them";
+    assert!(problem.to_string().ends_with(right), "{problem}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 use super::problem::{Place, Problem, nearest};
 use super::raw::RawConfig;
 use super::{Announce, Checked, Config, Metrics, Runtime, demand, network, services};
+use crate::neighbor::room_for_residents;
 
 /// Checks the whole; the first problem ends it.
 pub(super) fn validate(raw: &RawConfig) -> Result<Checked, Problem> {
@@ -54,7 +55,27 @@ pub(super) fn validate(raw: &RawConfig) -> Result<Checked, Problem> {
         &config,
         &mut warnings,
     )?;
+    room_for_next_hops(&root, &config)?;
     Ok(Checked { config, warnings })
+}
+
+/// All next hops that the configuration names have a place on every worker.
+fn room_for_next_hops(root: &Place<'_>, config: &Config) -> Result<(), Problem> {
+    let (named, slots) = (config.next_hops(), usize::from(config.runtime.neighbors));
+    let room = room_for_residents(slots);
+    if named <= room {
+        return Ok(());
+    }
+    let wanted = 3 * named;
+    let right = if wanted <= usize::from(u16::MAX) {
+        format!("give at least {wanted}")
+    } else {
+        "put a router between fullgate and a part of them".to_owned()
+    };
+    Err(root.key("runtime").key("neighbors").problem(format!(
+        "is {slots}, which has room for {room} next hops of the configuration, but it names {named} \
+         (real servers and routers on the ports' networks); {right}"
+    )))
 }
 
 /// A value that must be given.

@@ -6,7 +6,7 @@ use std::net::SocketAddrV4;
 use serde::Deserialize;
 
 use super::methods::invalid;
-use super::{neighbors, report};
+use super::report;
 use crate::capture::reversed;
 use crate::conntrack::entry::{Direction, Entry, FlowTuple, flag, proto};
 use crate::control::api;
@@ -318,7 +318,7 @@ fn hop(snapshot: &Snapshot, hop: &Hop) -> api::Hop {
         port: port.map_or_else(|| hop.next.port.to_string(), |port| port.name.clone()),
         address: hop.next.addr,
         mac: hop.mac.map(|mac| mac.to_string()),
-        state: neighbors::state(hop.condition.unwrap_or(Condition::Unasked), hop.silent).into(),
+        state: hop.condition.unwrap_or(Condition::Unasked).name().into(),
     }
 }
 

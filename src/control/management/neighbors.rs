@@ -13,11 +13,10 @@ use log::{info, warn};
 
 use super::{Management, PortStatus};
 use crate::control::api;
-use crate::ids::{PortIx, WorkerIx};
-use crate::neighbor::Condition;
+use crate::ids::{PortIx, ServerIx, WorkerIx};
 use crate::service::route::NextHop;
 use crate::service::snapshot::Snapshot;
-use crate::worker::message::{ArpNews, Command, Learned, NeighborFound};
+use crate::worker::message::{ArpNews, Command, Learned, NeighborFound, Notice};
 
 /// Questions that are remembered, the last ones.
 const ASKED: usize = 4_096;
@@ -172,6 +171,43 @@ impl Management {
     }
 }
 
+/// Configured next hops that do not answer, as the workers say.
+#[derive(Debug, Default)]
+pub(super) struct Silent(HashSet<NextHop>);
+
+impl Silent {
+    /// Follows what a worker tells.
+    pub(super) fn note(&mut self, notice: Notice, snapshot: &Snapshot) {
+        match notice {
+            Notice::NextHopSilent(hop) => {
+                self.0
+                    .retain(|hop| snapshot.next_hops().binary_search(hop).is_ok());
+                self.0.insert(hop);
+            }
+            Notice::NextHopAnswers(hop) => {
+                self.0.remove(&hop);
+            }
+            _ => {}
+        }
+    }
+
+    /// Why a server can't accept connections, if it is not the server's fault
+    /// alone: the way there ends before it.
+    pub(super) fn why(&self, snapshot: &Snapshot, server: ServerIx) -> String {
+        let hop = snapshot
+            .server(server)
+            .and_then(|server| snapshot.routes.lookup(server.addr));
+        match hop.filter(|hop| self.0.contains(hop)) {
+            Some(hop) => format!(
+                ": {} does not answer ARP on port {}",
+                hop.addr,
+                port_name(snapshot, hop.port)
+            ),
+            None => String::new(),
+        }
+    }
+}
+
 /// A port's name, or its number where it has none any more.
 pub(super) fn port_name(snapshot: &Snapshot, port: PortIx) -> String {
     snapshot
@@ -179,22 +215,12 @@ pub(super) fn port_name(snapshot: &Snapshot, port: PortIx) -> String {
         .map_or_else(|| port.to_string(), |port| port.name.clone())
 }
 
-/// What is known of a next hop, in words.
-pub(super) fn state(condition: Condition, silent: bool) -> &'static str {
-    match condition {
-        Condition::Known => "known",
-        Condition::Incomplete if !silent => "asked",
-        Condition::Incomplete | Condition::Failed => "no answer",
-        Condition::Unasked => "not asked yet",
-    }
-}
-
 /// The next hops of all workers. Workers that know the same share a row.
 pub(super) fn list(snapshot: &Snapshot, answers: &[Vec<NeighborFound>]) -> api::Neighbors {
     let mut rows: BTreeMap<_, api::Neighbor> = BTreeMap::new();
     for (worker, found) in answers.iter().enumerate() {
         for found in found {
-            let state = state(found.condition, found.silent);
+            let state = found.condition.name();
             let row = rows
                 .entry((found.hop, state, found.mac.map(|mac| mac.0)))
                 .or_insert_with(|| api::Neighbor {

@@ -10,6 +10,7 @@ use super::text::Exposition;
 use super::{Level, Reload, Shared, health, unix_seconds};
 use crate::control::management::{protocol_name, server_state, steering_name};
 use crate::ids::{PortIx, ServerIx, ServiceIx};
+use crate::neighbor::Condition;
 use crate::service::snapshot::{Server, ServerState, Service, Snapshot};
 use crate::stats::{
     CONNECT_BOUNDS_MS, ConnectTimes, Counter, DropReason, EndCause, Event, ServerCounters,
@@ -214,7 +215,7 @@ fn pools(text: &mut Exposition, rows: &[PortUse]) {
 
 fn workers(text: &mut Exposition, shared: &Shared) {
     let workers = || shared.sources.stats.iter().enumerate();
-    let plain: [(_, Of<WorkerStats>); 10] = [
+    let plain: [(_, Of<WorkerStats>); 11] = [
         (&f::WORKER_CONNECTIONS, |s| &s.connections),
         (&f::WORKER_HALF_OPEN, |s| &s.half_open),
         (&f::WORKER_POLLS, |s| &s.polls),
@@ -223,6 +224,7 @@ fn workers(text: &mut Exposition, shared: &Shared) {
         (&f::WORKER_BUSY_CYCLES, |s| &s.busy_cycles),
         (&f::WORKER_HANDED_OVER, |s| &s.handed_over),
         (&f::WORKER_PENDING, |s| &s.pending),
+        (&f::WORKER_NEXT_HOPS_LIMIT, |s| &s.next_hops.room),
         (&f::WORKER_HELD_SYNS, |s| &s.held_syns),
         (&f::WORKER_GENERATION, |s| &s.generation),
     ];
@@ -235,6 +237,15 @@ fn workers(text: &mut Exposition, shared: &Shared) {
     let mut samples = text.family(&f::WORKER_TABLE);
     for (worker, _) in workers() {
         samples.add(&[&worker], shared.sources.connections);
+    }
+    let mut samples = text.family(&f::WORKER_NEXT_HOPS);
+    for (worker, stats) in workers() {
+        let hops = &stats.next_hops;
+        for (kind, counts) in [("configured", &hops.residents), ("client", &hops.guests)] {
+            for (condition, count) in Condition::ALL.iter().zip(&counts.0) {
+                samples.add(&[&worker, &kind, &condition.name()], count.get());
+            }
+        }
     }
     rings(text, shared);
     let mut samples = text.family(&f::DROPPED);

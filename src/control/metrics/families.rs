@@ -137,6 +137,10 @@ families! {
         "Packets handed to the worker that owns their flow.";
     WORKER_PENDING = "fullgate_worker_pending_packets", Gauge, ["worker"]:
         "Packets that wait for a next hop's MAC address.";
+    WORKER_NEXT_HOPS = "fullgate_worker_next_hops", Gauge, ["worker", "kind", "state"]:
+        "Next hops: real servers and routers of the configuration (configured), and clients on the ports' networks.";
+    WORKER_NEXT_HOPS_LIMIT = "fullgate_worker_next_hops_limit", Gauge, ["worker"]:
+        "Next hops that the worker has room for.";
     WORKER_HELD_SYNS = "fullgate_worker_held_syns", Gauge, ["worker"]:
         "SYNs kept for a second attempt.";
     WORKER_GENERATION = "fullgate_worker_config_generation", Gauge, ["worker"]:

@@ -23,6 +23,7 @@ pub(in crate::control) fn needed(old: &Config, new: &Config) -> Vec<String> {
         ),
         ("max-services", a.max_services == b.max_services),
         ("max-servers", a.max_servers == b.max_servers),
+        ("neighbors", a.neighbors == b.neighbors),
         ("fragments", a.fragments == b.fragments),
         ("reta-size", a.reta_size == b.reta_size),
         ("local-ports", a.local_ports == b.local_ports),

@@ -360,7 +360,7 @@ fn routes_change_the_route_generation_and_nothing_else_does() {
 fn twenty_thousand_services_and_a_change_of_one() {
     let mut text = "[runtime]\nmax-services = 20000\nmax-servers = 100000\n\
                     local-ports = \"1024-2047\"\n[[port]]\nname = \"net\"\ndevice = \"tap:fg0\"\n\
-                    addresses = [\"10.0.0.1/8\"]\n[[pool]]\nname = \"default\"\n\
+                    addresses = [\"10.255.0.2/24\"]\ngateway = \"10.255.0.254\"\n[[pool]]\nname = \"default\"\n\
                     addresses = [\"10.255.0.1\"]\n"
         .to_owned();
     for service in 0..20_000_u32 {

@@ -487,6 +487,17 @@ impl Lab {
         self.send(WAN, &packet.packet())
     }
 
+    /// In a frame with an 802.1Q tag.
+    pub fn client_sends_tagged(&mut self, packet: &Tcp, tag: u16) -> Out {
+        let untagged = frame(WAN, EtherType::IPV4, &packet.packet());
+        let (macs, rest) = untagged.bytes().split_at(12);
+        let tag = [0x81, 0x00, (tag >> 8) as u8, tag as u8];
+        let bytes = [macs, &tag, rest].concat();
+        self.worker.io.rx[WAN.ix()].push_back(MemoryBuf::new(&bytes));
+        self.poll();
+        self.collect()
+    }
+
     pub fn server_sends(&mut self, packet: Tcp) -> Out {
         self.send(LAN, &packet.packet())
     }

@@ -13,6 +13,7 @@ mod health;
 mod hostile;
 mod icmp;
 mod metrics;
+mod neighbors;
 mod never;
 mod operate;
 mod pressure;
@@ -36,6 +37,7 @@ pub fn all() -> Vec<Case> {
     let mut cases = Vec::new();
     forward::list(&mut cases);
     fragments::list(&mut cases);
+    neighbors::list(&mut cases);
     icmp::list(&mut cases);
     bulk::list(&mut cases);
     operate::list(&mut cases);

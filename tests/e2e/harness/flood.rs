@@ -186,7 +186,7 @@ impl Drop for Floods {
 }
 
 /// A packet socket that sends out of `device` and receives nothing.
-fn open(device: &str) -> OwnedFd {
+pub fn open(device: &str) -> OwnedFd {
     let mut links = getifaddrs().expect("the interfaces");
     let link = links.find_map(|found| {
         let address = (found.interface_name == device).then_some(found.address)??;
@@ -202,6 +202,11 @@ fn open(device: &str) -> OwnedFd {
     .expect("a packet socket");
     bind(socket.as_raw_fd(), &link).expect("bind the packet socket");
     socket
+}
+
+/// Sends one frame as soon as there is room.
+pub fn put(device: &OwnedFd, frame: &[u8]) {
+    send(device.as_raw_fd(), frame, MsgFlags::empty()).expect("send a frame");
 }
 
 fn run(device: &OwnedFd, target: Target, kinds: &[(Kind, u32)], stop: &AtomicBool) -> Vec<Sent> {

@@ -12,7 +12,6 @@ const HOP: Hop = Hop {
         addr: Ipv4Addr::new(192, 0, 2, 254),
     },
     condition: Some(Condition::Known),
-    silent: false,
     mac: Some(MacAddr([2, 0, 0, 0, 0, 9])),
 };
 

@@ -90,10 +90,9 @@ fn the_list_says_what_each_worker_knows() {
         assert!(worker.next().is_none());
     }
     let outcome = fixture.ask("neighbors.list", json!({}));
-    let known = |last: u32, condition, silent, mac| NeighborFound {
+    let known = |last: u32, condition, mac| NeighborFound {
         hop: learned(0xc000_0200 + last).hop,
         condition,
-        silent,
         resident: last == 254,
         mac,
         heard_ms_ago: Some(1_000 + u64::from(last)),
@@ -103,10 +102,10 @@ fn the_list_says_what_each_worker_knows() {
         let Some(Command::Neighbors(mut scan)) = worker.next() else {
             panic!("no question")
         };
-        scan.found.push(known(254, Condition::Known, false, mac));
+        scan.found.push(known(254, Condition::Known, mac));
         scan.found.push(match ix {
-            0 => known(5, Condition::Known, false, mac),
-            _ => known(5, Condition::Incomplete, true, None),
+            0 => known(5, Condition::Known, mac),
+            _ => known(5, Condition::Failed, None),
         });
         worker.tell(Reply::Neighbors(scan));
     }
@@ -145,4 +144,22 @@ fn notices_name_port_and_address() {
         claimed.contains("02:00:00:00:00:09 claims 192.0.2.254"),
         "{claimed}"
     );
+}
+
+#[test]
+fn a_server_is_not_blamed_for_the_way_there() {
+    let fixture = Fixture::new();
+    let snapshot = fixture.management.state.snapshot();
+    let server = ServerIx(0);
+    let hop = snapshot
+        .routes
+        .lookup(snapshot.server(server).expect("it").addr);
+    let hop = hop.expect("a route");
+    let mut silent = super::super::neighbors::Silent::default();
+    assert_eq!(silent.why(snapshot, server), "");
+    silent.note(Notice::NextHopSilent(hop), snapshot);
+    let expected = format!(": {} does not answer ARP on port wan", hop.addr);
+    assert_eq!(silent.why(snapshot, server), expected);
+    silent.note(Notice::NextHopAnswers(hop), snapshot);
+    assert_eq!(silent.why(snapshot, server), "");
 }
