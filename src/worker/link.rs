@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 use arrayvec::ArrayVec;
 
 use super::Worker;
-use super::message::{ArpNews, Learned, Notice};
+use super::message::{ArpNews, Learned, Notice, Reply};
 use super::parse::L3;
 use crate::ids::PortIx;
 use crate::io::{BurstIo, PacketBuf};
@@ -126,7 +126,7 @@ impl<Io: BurstIo> Worker<Io> {
 
     fn heard(&mut self, heard: Heard, hop: NextHop) {
         if heard == Heard::Returned {
-            self.notice(Notice::NextHopAnswers(hop));
+            self.tell(Reply::Notice(Notice::NextHopAnswers(hop)));
         }
         if matches!(heard, Heard::News | Heard::Returned) {
             self.release_waiting();
@@ -184,7 +184,9 @@ impl<Io: BurstIo> Worker<Io> {
                 None => return,
                 Some(Due::Ask(hop, to)) => self.ask(hop, to),
                 Some(Due::Lost(hop, true)) => {
-                    self.notice(Notice::NextHopSilent(hop));
+                    // Each one, since others go by them; as many as the
+                    // configuration names.
+                    self.tell(Reply::Notice(Notice::NextHopSilent(hop)));
                 }
                 Some(Due::Lost(_, false)) => {}
             }
