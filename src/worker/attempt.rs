@@ -266,13 +266,15 @@ impl<Io: BurstIo> Worker<Io> {
     /// is asked. Whether the connection has moved.
     pub(super) fn retry(&mut self, slot: SlotIx) -> bool {
         let entry = self.table.get(slot);
-        let (server, waits) = (entry.server, entry.waits);
+        let (server, waits, hop) = (entry.server, entry.waits, entry.server_hop);
         let due = self
             .retry_deadline(entry)
             .is_some_and(|retry| self.now.stamp().reached(retry));
         if !due {
             return false;
         }
+        // It may be that another machine has its MAC by now.
+        self.neighbors.doubt(hop, self.now);
         if waits == 0 {
             self.syn_unanswered(server);
         }

@@ -232,3 +232,20 @@ fn a_dead_next_hop_is_asked_again_by_the_first_packet() {
     let answers = |reply: &Reply| matches!(reply, Reply::Notice(Notice::NextHopAnswers(_)));
     assert_eq!(lab.replies().iter().filter(|r| answers(r)).count(), 1);
 }
+
+#[test]
+fn an_unanswered_syn_casts_doubt_on_the_next_hop() {
+    let mut lab = Lab::new();
+    lab.connect(4000);
+    lab.connect(4001);
+    lab.pass(1_500);
+    let asked = lab.event(Event::ArpRequests);
+    lab.pass(400);
+    assert_eq!(lab.event(Event::ArpRequests), asked, "nobody doubts");
+    lab.client_sends(Tcp::from_client(4002, flags::SYN));
+    lab.pass(300);
+    assert!(
+        lab.event(Event::ArpRequests) > asked,
+        "asked before its time"
+    );
+}
