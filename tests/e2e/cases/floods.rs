@@ -48,6 +48,10 @@ const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 254);
 const NEW: (Ipv4Addr, u32) = (Ipv4Addr::new(10, 1, 1, 0), 3 * 256);
 const FAR: (Ipv4Addr, u32) = (Ipv4Addr::new(192, 0, 2, 0), 256);
 
+/// What the servers' side has room for: fragments of the clients' size are
+/// fragmented again there, and what must not be is answered.
+const LAN_MTU: u16 = 1400;
+
 /// Clients that keep their places at metrics and admin socket.
 const SLOW_CLIENTS: usize = 70;
 
@@ -60,11 +64,17 @@ pub fn list(cases: &mut Vec<Case>) {
         local_addresses: 1,
         local_ports: 1024..=5119,
         prefix: 16,
-        runtime: routes.concat(),
+        lan_mtu: Some(LAN_MTU),
+        // Few, so that floods use them up.
+        runtime: format!("icmp-per-second = 200\n{}", routes.concat()),
         ..Plan::new(Kind::Fullgate)
     };
     if env::var_os("FULLGATE_SOAK_FLOODS").is_some() {
-        add(cases, "floods", &[plan], |plan| {
+        let two_workers = Plan {
+            workers: 2,
+            ..plan.clone()
+        };
+        add(cases, "floods", &[plan, two_workers], |plan| {
             let minutes: f64 = number("FULLGATE_SOAK_FLOODS").expect("a number of minutes");
             let floods = Duration::from_secs_f64(minutes * 60.0);
             let apart = floods.div_f64(6.0).min(Duration::from_secs(120));
@@ -291,6 +301,7 @@ fn invite(crowd: &mut Crowd, client: Ipv4Addr, services: &Services, socket: &Pat
     crowd.datagram("fragmented", own(), dns, 3000, Kernel, ms(50));
     crowd.datagram("fragmented, far", far.clone(), dns, 3000, Kernel, ms(50));
     crowd.datagram("fragmented, last first", far, dns, 3000, LastFirst, ms(50));
+    crowd.too_long(own(), dns, usize::from(LAN_MTU) + 50, ms(200));
     crowd.bulk(client, peer, ms(50));
     crowd.bulk(client, peer, ms(50));
     crowd.idle(client, peer, 20, Duration::from_secs(4));

@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nix::libc;
+
 use super::flood::Victims;
 use super::http::Client;
 use super::netns::Netns;
@@ -209,6 +211,21 @@ impl Crowd {
             pattern::fill(&mut question, number << 16);
             let start = Instant::now();
             let outcome = datagram(sources.next(), target, &question, order);
+            record.note(outcome.map(|()| start.elapsed()));
+        });
+    }
+
+    /// A datagram that the way out has no room for, and the word that says so.
+    pub fn too_long(
+        &mut self,
+        sources: Sources,
+        target: SocketAddrV4,
+        length: usize,
+        period: Duration,
+    ) {
+        self.every("path MTU", false, period, move |record| {
+            let start = Instant::now();
+            let outcome = too_long(sources.next(), target, length);
             record.note(outcome.map(|()| start.elapsed()));
         });
     }
@@ -450,6 +467,7 @@ fn datagram(
     let socket = UdpSocket::bind(SocketAddrV4::new(source, 0))?;
     socket.connect(target)?;
     socket.set_read_timeout(Some(GIVE_UP))?;
+    tcp::may_fragment(&socket);
     match (order, socket.local_addr()?) {
         (Order::LastFirst, SocketAddr::V4(source)) => {
             raw::send_last_first(source, target, question)?;
@@ -464,5 +482,18 @@ fn datagram(
         Ok(())
     } else {
         Err(invalid("another answer"))
+    }
+}
+
+fn too_long(source: Ipv4Addr, target: SocketAddrV4, length: usize) -> io::Result<()> {
+    let socket = UdpSocket::bind(SocketAddrV4::new(source, 0))?;
+    socket.connect(target)?;
+    socket.set_read_timeout(Some(GIVE_UP))?;
+    tcp::never_fragment(&socket);
+    socket.send(&vec![0; length])?;
+    match socket.recv(&mut [0; 64]) {
+        Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => Ok(()),
+        Err(error) => Err(error),
+        Ok(_) => Err(invalid("it passed")),
     }
 }

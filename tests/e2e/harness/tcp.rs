@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
-use nix::{getsockopt_impl, libc, sockopt_impl};
+use nix::{getsockopt_impl, libc, setsockopt_impl, sockopt_impl};
 use socket2::{Domain, Protocol, Socket, Type};
 
 sockopt_impl!(
@@ -17,6 +17,25 @@ sockopt_impl!(
     libc::TCP_INFO,
     libc::tcp_info
 );
+
+sockopt_impl!(
+    MtuDiscover,
+    SetOnly,
+    libc::IPPROTO_IP,
+    libc::IP_MTU_DISCOVER,
+    libc::c_int
+);
+
+/// Has a socket send packets that nobody may fragment, whatever the kernel knows
+/// of the path.
+pub fn never_fragment(socket: &impl AsFd) {
+    setsockopt(socket, MtuDiscover, &libc::IP_PMTUDISC_PROBE).expect("IP_MTU_DISCOVER");
+}
+
+/// Has a socket send packets that anybody may fragment.
+pub fn may_fragment(socket: &impl AsFd) {
+    setsockopt(socket, MtuDiscover, &libc::IP_PMTUDISC_DONT).expect("IP_MTU_DISCOVER");
+}
 
 /// No exchange over these networks takes longer unless something is broken.
 pub const LIMIT: Duration = Duration::from_secs(20);
