@@ -157,6 +157,10 @@ fn run(plan: &Plan, apart: Duration, floods: Duration) {
     ]);
     lab.server(0)
         .ip(&[format!("link set fg1 txqueuelen {QUEUE}")]);
+    // First fragments of which no more comes wait at the servers for 30 s; that
+    // they fill what a kernel has for that is no matter of the gateway.
+    let room = (256 << 20).to_string();
+    lab.server(0).sysctl("net/ipv4/ipfrag_high_thresh", &room);
     let _web = start_nginx(&lab, &services.web);
     let _peers: Vec<TcpServer> = (services.peer.servers.iter().enumerate())
         .map(|(index, server)| {
@@ -353,6 +357,9 @@ fn counters(lab: &mut Lab) -> Vec<(String, u64)> {
     let again = ["TCPTimeouts", "TCPSynRetrans", "RetransSegs"];
     let again = again.map(|name| (format!("client: {name}"), lab.client().counter(name)));
     counters.extend(again);
+    let lost = ["RcvbufErrors", "ReasmFails"];
+    let lost = lost.map(|name| (format!("servers: {name}"), lab.server(0).counter(name)));
+    counters.extend(lost);
     let gateway = lab.fullgate();
     let ports = gateway.show("ports");
     for port in ports["ports"].as_array().expect("ports") {

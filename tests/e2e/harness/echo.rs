@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::SockRef;
 
 use super::netns::Netns;
@@ -75,6 +76,9 @@ impl Drop for TcpServer {
     }
 }
 
+/// Of a UDP server, bytes.
+const RECEIVE_BUFFER: usize = 8 << 20;
+
 /// A UDP server that answers every datagram with `<name> <peer> ` before it.
 pub struct UdpServer {
     stop: Arc<AtomicBool>,
@@ -87,6 +91,8 @@ impl UdpServer {
         socket
             .set_read_timeout(Some(Duration::from_millis(20)))
             .expect("set a read timeout");
+        // One that does not get a core for a while loses none for that.
+        setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).expect("a receive buffer");
         let stop = Arc::new(AtomicBool::new(false));
         let thread = thread::spawn({
             let stop = Arc::clone(&stop);
