@@ -244,19 +244,25 @@ impl<Io: BurstIo> Worker<Io> {
     fn move_syn(&mut self, packet: Io::Buf, at: &Packet, slot: SlotIx, port: PortIx, cause: Cause) {
         let entry = self.table.get(slot);
         let (attempts, server) = (entry.attempts, entry.server);
-        self.retire(slot);
+        // In a full table this attempt gives way to its next, and nobody else.
+        let is_full = self.table.len() >= self.table.capacity();
+        if is_full {
+            self.remove(slot);
+        } else {
+            self.retire(slot);
+            if cause == Cause::Silence {
+                self.table.get_mut(slot).marks |= mark::UNANSWERED;
+            }
+        }
         let Some(service_ix) = self.snapshot.service_at(at.dst, at.dst_port, at.protocol) else {
             return self.refuse(packet, at, DropReason::NoService, Event::ResetRefused);
         };
-        if cause == Cause::Silence {
-            self.table.get_mut(slot).marks |= mark::UNANSWERED;
-        }
         self.stats.service(service_ix).syn_moved.add(1);
         self.stats.event(Event::SynMoved).add(1);
         let opening = Opening {
             attempts,
             avoid: Some(server),
-            earlier: Some(slot),
+            earlier: (!is_full).then_some(slot),
             ..self.opening_of(&packet, at)
         };
         self.open(packet, at, service_ix, port, opening);
