@@ -6,9 +6,12 @@
 //!
 //! 1. connections that are over: nobody misses them;
 //! 2. guests, the oldest first: TCP whose handshake is not complete, UDP that
-//!    nobody has answered. An honest one is a guest for a round trip;
+//!    nobody has answered;
 //! 3. answered UDP that is idle, the longest first, beyond a floor;
-//! 4. established TCP: never.
+//! 4. guests that are younger than a second, again the oldest first: an honest
+//!    one is a guest for a round trip, and must not be the only one left among
+//!    answered flows;
+//! 5. established TCP: never.
 //!
 //! `open` and `lend` call it for a packet that makes a connection. Work is
 //! bounded: a clock hand over the table, and for ports the cursor of their set,
@@ -34,6 +37,12 @@ const TABLE_REACH: u32 = 256;
 /// freed are used again at once, so the hand meets them about in the order of
 /// their age.
 const GUESTS: u32 = 8;
+
+/// The same of young ones: an idle flow may be among them.
+const YOUNG_GUESTS: u32 = 64;
+
+/// A guest is young for so long.
+const YOUNG_MS: u64 = 1_000;
 
 /// Ports in use looked at for one that can be taken, of all local addresses.
 const PORT_REACH: u32 = 64;
@@ -67,6 +76,8 @@ pub(super) struct Hand {
 /// How readily a connection gives way: later ones first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Rank {
+    /// What a single packet made, a moment ago.
+    Young,
     /// Answered UDP, idle.
     Idle,
     /// What a single packet made.
@@ -79,10 +90,14 @@ enum Rank {
 /// the reason.
 fn rank(entry: &Entry, now: Millis) -> Option<(Rank, u64)> {
     let idle = u64::from(now.stamp().since(entry.last_seen));
+    let guest = |age: u64| match age < YOUNG_MS {
+        true => Some((Rank::Young, age)),
+        false => Some((Rank::Guest, age)),
+    };
     match entry.state {
         // Its SYN repeated does not make it any younger.
-        State::SynSent | State::SynReceived => Some((Rank::Guest, now.since(entry.created))),
-        State::UdpOneWay => Some((Rank::Guest, idle)),
+        State::SynSent | State::SynReceived => guest(now.since(entry.created)),
+        State::UdpOneWay => guest(idle),
         State::UdpTwoWay => {
             let lived = now.since(entry.created).saturating_sub(idle);
             let floor = (lived.saturating_mul(IDLE_FACTOR)).clamp(IDLE_MIN_MS, IDLE_MAX_MS);
@@ -97,7 +112,7 @@ impl<Io: BurstIo> Worker<Io> {
     pub(super) fn evict(&mut self) -> bool {
         let end = self.table.slots_end().0;
         self.hand.found = false;
-        let (mut best, mut guests) = (None, 0);
+        let (mut best, mut guests, mut young) = (None, 0, 0);
         for _ in 0..TABLE_REACH.min(end) {
             if self.hand.at >= end {
                 self.hand.at = 0;
@@ -111,7 +126,8 @@ impl<Io: BurstIo> Worker<Io> {
                 best = Some((found, slot));
             }
             guests += u32::from(found.0 == Rank::Guest);
-            if found.0 == Rank::Over || guests == GUESTS {
+            young += u32::from(found.0 == Rank::Young);
+            if found.0 == Rank::Over || guests == GUESTS || young == YOUNG_GUESTS {
                 break;
             }
         }
@@ -180,7 +196,7 @@ impl<Io: BurstIo> Worker<Io> {
         let locals = &server.locals;
         let mut budget = PORT_REACH;
         let mut idle: Option<(u64, SlotIx)> = None;
-        let mut guest = None;
+        let (mut guest, mut young) = (None, None);
         for i in 0..locals.len() {
             let (local, set) = locals[first.wrapping_add(i) % locals.len()];
             let Some(ports) = self.sets.get_mut(set.ix()).and_then(Option::as_deref_mut) else {
@@ -195,6 +211,9 @@ impl<Io: BurstIo> Worker<Io> {
                     continue;
                 };
                 match rank(self.table.get(slot), self.now) {
+                    // Those that come after it are younger, and none is idle.
+                    Some((Rank::Young, _)) if protocol == proto::TCP => guest = Some(slot),
+                    Some((Rank::Young, _)) => young = young.or(Some(slot)),
                     Some((Rank::Guest, _)) => guest = Some(slot),
                     Some((Rank::Idle, ms)) if idle.is_none_or(|(most, _)| ms > most) => {
                         idle = Some((ms, slot));
@@ -203,7 +222,7 @@ impl<Io: BurstIo> Worker<Io> {
                 }
             }
         }
-        let slot = guest.or(idle.map(|(_, slot)| slot))?;
+        let slot = guest.or(idle.map(|(_, slot)| slot)).or(young)?;
         Some(self.take_port_of(slot))
     }
 

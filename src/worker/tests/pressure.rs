@@ -445,3 +445,20 @@ fn source_hashing_holds_for_flows_whose_server_is_fine() {
     lab.pass(1_100);
     assert_eq!(lab.client_sends_udp(5_003, b"?").to_server().dst, own.dst);
 }
+
+/// Answered flows are many, and give way before a question that was just asked.
+#[test]
+fn a_question_just_asked_is_not_the_first_to_go() {
+    let mut lab = Lab::with_capacity(32);
+    for nth in 0..31 {
+        let out = lab.client_sends(spoofed_datagram(nth)).to_server();
+        lab.server_sends_udp(&out, b"!");
+    }
+    lab.pass(600);
+    let asked = lab.client_sends_udp(5_000, b"question").to_server();
+    for nth in 31..41 {
+        lab.client_sends(spoofed_datagram(nth));
+    }
+    let answer = lab.server_sends_udp(&asked, b"answer").to_client();
+    assert_eq!((answer.dst, answer.dst_port), (CLIENT, 5_000));
+}
