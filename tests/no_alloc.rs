@@ -8,6 +8,7 @@ use std::sync::Arc;
 use fullgate::capture::{Ring, Tap};
 use fullgate::conntrack::timeouts::Timeouts;
 use fullgate::filter::Filter;
+use fullgate::io::PacketBuf as _;
 use fullgate::service::snapshot::Answer;
 use fullgate::snat::steering::SteeringMode;
 use fullgate::stats::{DropReason, Event};
@@ -201,6 +202,32 @@ fn fragments_cost_no_allocation() {
     assert!(rig.stats.drop_counter(DropReason::FragmentsFull).get() > 0);
     rig.pass(20_000);
     assert!(rig.stats.drop_counter(DropReason::Ipv4Fragment).get() > 0);
+    assert_eq!(rig.allocator_calls, 0);
+}
+
+#[test]
+fn a_narrow_path_costs_no_allocation() {
+    let mut rig = Rig::new(&options());
+    connect(&mut rig, 0..1, 0);
+    let table = rig.worker.table();
+    let slot = table
+        .slots(fullgate::ids::SlotIx(0), table.slots_end())
+        .next();
+    let segment = Segment::from_server(table.get(slot.expect("a connection")));
+    rig.receive_long(LAN, &segment, 1_500);
+    rig.poll();
+    let sent = rig.sent(WAN).expect("the segment").bytes().to_vec();
+    rig.receive_too_big(&sent, 552);
+    rig.poll();
+    assert_eq!(rig.stats.event(Event::PathMtuClamped).get(), 1);
+    assert!(rig.sent(LAN).is_some());
+    for ip_len in [1_500, 1_280, 552, 40] {
+        rig.receive_long(LAN, &segment, ip_len);
+        rig.poll();
+    }
+    assert_eq!(rig.stats.event(Event::FragmentsMade).get(), 6);
+    assert_eq!(std::iter::from_fn(|| rig.sent(WAN)).count(), 8);
+    assert_eq!(rig.dropped(), 0);
     assert_eq!(rig.allocator_calls, 0);
 }
 

@@ -241,9 +241,9 @@ pub mod flag {
     pub const HANDSHAKE_DONE: u16 = 1 << 13;
     /// Ended by the gateway, and both ends are still owed their RST.
     pub const RESET_OWED: u16 = 1 << 14;
-    /// UDP: no answer came in time, and the next hop was asked whether it is
-    /// still there.
-    pub const DOUBTED: u16 = 1 << 15;
+    /// The path to the client is narrower than real servers are told;
+    /// `client_mtu` says how narrow.
+    pub const NARROW: u16 = 1 << 15;
 }
 
 /// Bits of [`Entry::marks`], which no packet of the fast path looks at.
@@ -261,6 +261,9 @@ pub mod mark {
     /// The SYN went elsewhere before the server answered. Its late answer may
     /// still be taken.
     pub const UNANSWERED: u8 = 1 << 5;
+    /// UDP: no answer came in time, and the next hop was asked whether it is
+    /// still there.
+    pub const DOUBTED: u8 = 1 << 6;
 }
 
 /// No slot: the end of an intrusive list, or a link not in use.
@@ -354,8 +357,11 @@ pub struct Entry {
     pub waits: u8,
     /// SYNs of the client that went to the same server once more.
     pub repeats: u8,
+    /// Largest packet that goes to the client in one piece, where
+    /// [`flag::NARROW`] is set.
+    pub client_mtu: u16,
     /// Unused; keeps the layout explicit.
-    pub reserved_tail: [u8; 14],
+    pub reserved_tail: [u8; 12],
 }
 
 const _: () = assert!(size_of::<Entry>() == 128);
@@ -404,7 +410,8 @@ impl Entry {
         s_ahead: 0,
         waits: 0,
         repeats: 0,
-        reserved_tail: [0; 14],
+        client_mtu: 0,
+        reserved_tail: [0; 12],
     };
 
     /// The client-side tuple.

@@ -111,6 +111,8 @@ pub struct Runtime {
     pub echo_per_second: Option<u32>,
     /// "Fragmentation needed", per worker; as `icmp_per_second` where not given.
     pub path_mtu_per_second: Option<u32>,
+    /// Least path MTU that real servers are told of.
+    pub min_path_mtu: u16,
     /// Slots of the steering table where no NIC dictates it.
     pub reta_size: u16,
     /// Ports of local addresses.

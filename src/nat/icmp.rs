@@ -20,6 +20,10 @@ pub struct Quote {
     pub tuple: Mapping,
     /// Of a TCP segment the sequence number, as the gateway sent it.
     pub tcp_seq: Option<u32>,
+    /// Length of the quoted packet as a whole, bytes.
+    pub ip_len: u16,
+    /// Of a "fragmentation needed" the MTU that it tells; 0: it tells none.
+    pub next_hop_mtu: Option<u16>,
 }
 
 /// Reads the quoted packet of an ICMP error. `None` where it is truncated
@@ -33,6 +37,8 @@ pub fn quote(icmp: &IcmpView<&[u8]>) -> Option<Quote> {
     Some(Quote {
         tcp_seq: (ip.protocol() == proto::TCP).then(|| transport.tcp_seq()),
         protocol: ip.protocol(),
+        ip_len: ip.total_len(),
+        next_hop_mtu: icmp.next_hop_mtu(),
         tuple: Mapping {
             src: ip.src(),
             dst: ip.dst(),

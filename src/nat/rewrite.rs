@@ -67,6 +67,19 @@ pub fn set_ident(packet: &mut [u8], ident: u16) -> Result<(), Truncated> {
     Ok(())
 }
 
+/// Lets an IPv4 packet be fragmented: clears DF.
+pub fn allow_fragments(packet: &mut [u8]) -> Result<(), Truncated> {
+    const DONT_FRAGMENT: u8 = 0x40;
+    let ip = packet.first_chunk_mut::<20>().ok_or(Truncated)?;
+    let old = u16::from_ne_bytes([ip[6], ip[7]]);
+    ip[6] &= !DONT_FRAGMENT;
+    let checksum = Delta::new()
+        .replace_u16(old, u16::from_ne_bytes([ip[6], ip[7]]))
+        .apply(u16::from_ne_bytes([ip[10], ip[11]]));
+    ip[10..12].copy_from_slice(&checksum.to_ne_bytes());
+    Ok(())
+}
+
 /// Replaces the addresses of an IPv4 header, but not its checksum. All sums here
 /// are of words as memory holds them, which spares turning every word round.
 #[inline(always)]

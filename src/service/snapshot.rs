@@ -210,6 +210,8 @@ pub struct Limits {
     pub echo_per_second: u32,
     /// "Fragmentation needed" of our own a second.
     pub path_mtu_per_second: u32,
+    /// Least path MTU that real servers are told of; up to 68 there is none.
+    pub min_path_mtu: u16,
 }
 
 /// The snapshot. Slots of `services` and `servers` that are `None` are free.

@@ -115,6 +115,9 @@ drop_reasons! {
     IcmpRate = "icmp-rate":
         "More ICMP errors about connections came in than icmp-per-second lets through.",
         "Look for somebody forging errors, or for a router with a failed link behind it.";
+    PathMtuFloor = "path-mtu-floor":
+        "The ICMP message tells of a path MTU below min-path-mtu about a packet that is no larger than that: the gateway fragments what follows on the connection.",
+        "Normal where clients are behind very narrow links; many from one network are a try to slow servers down.";
     EchoWithheld = "echo-withheld":
         "A ping was not answered because of echo-per-second.",
         "Look for a flood; if the pings are meant, raise echo-per-second.";

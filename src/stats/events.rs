@@ -60,6 +60,8 @@ events! {
         "ICMP errors not sent because of the rate limit.";
     IcmpTranslated = "icmp-translated":
         "ICMP errors translated and passed on.";
+    PathMtuClamped = "path-mtu-clamped":
+        "ICMP messages that tell of a path MTU below min-path-mtu, passed on to real servers with that instead.";
     EchoReplies = "echo-replies":
         "Pings to our addresses answered.";
     ClientPortReused = "client-port-reused":

@@ -152,6 +152,13 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> IcmpView<T> {
         set_u16(self.buf.as_mut(), CHECKSUM, checksum);
     }
 
+    /// Sets the MTU of the next hop, of a "fragmentation needed", but not the
+    /// checksum.
+    #[inline]
+    pub fn set_next_hop_mtu(&mut self, mtu: u16) {
+        set_u16(self.buf.as_mut(), NEXT_HOP_MTU, mtu);
+    }
+
     /// Computes and sets the checksum; the buffer is the whole message.
     #[inline]
     pub fn fill_checksum(&mut self) {

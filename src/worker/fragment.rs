@@ -14,12 +14,13 @@ use std::net::Ipv4Addr;
 use super::Worker;
 use super::parse::{L3, Packet};
 use super::path::{Rewriting, mapping_of, tuple_of};
+use super::path_mtu::narrow_mtu;
 use crate::conntrack::entry::{Direction, FlowTuple, proto};
 use crate::ids::{NeighborIx, PortIx, SlotIx};
 use crate::io::{BurstIo, PacketBuf};
 use crate::nat::fragments::{Datagram, Fragment};
 use crate::nat::ident::Use;
-use crate::nat::rewrite::{Mapping, set_ident, translate_fragment};
+use crate::nat::rewrite::{Mapping, allow_fragments, set_ident, translate_fragment};
 use crate::stats::{DropReason, Event};
 
 /// A fragment that came before its first.
@@ -147,6 +148,7 @@ impl<Io: BurstIo> Worker<Io> {
         };
         let entry = self.table.get(slot);
         let (mapping, server) = (mapping_of(entry, direction), entry.server);
+        let narrow = narrow_mtu(entry, direction);
         let hop = match self.hop_of(slot, direction) {
             Ok(hop) => hop,
             Err(reason) => return self.discard(packet, reason),
@@ -161,18 +163,21 @@ impl<Io: BurstIo> Worker<Io> {
             return self.discard(packet, DropReason::MtuExceeded);
         }
         let translated = packet.bytes_mut().get_mut(L3..).is_some_and(|ip| {
-            set_ident(ip, ident).is_ok() && translate_fragment(ip, &mapping).is_ok()
+            (narrow.is_none() || allow_fragments(ip).is_ok())
+                && set_ident(ip, ident).is_ok()
+                && translate_fragment(ip, &mapping).is_ok()
         });
         if !translated {
             return self.discard(packet, DropReason::Ipv4Malformed);
         }
         self.stats.event(Event::Fragmented).add(1);
         self.count(server, direction, at.ip_len);
-        self.emit_within(packet, at.ip_len, mtu, hop);
+        self.emit_within(packet, at.ip_len, narrow.unwrap_or(mtu).min(mtu), hop);
     }
 
     /// [`Worker::translate`] of what is larger than the way out's MTU, is a
-    /// first fragment, or may become fragments.
+    /// first fragment, may become fragments, or is of a connection with a narrow
+    /// path.
     #[cold]
     #[inline(never)]
     pub(super) fn translate_special(
@@ -189,12 +194,19 @@ impl<Io: BurstIo> Worker<Io> {
         }
         let entry = self.table.get(slot);
         let (rewriting, server) = (Rewriting::of(entry, direction), entry.server);
-        let identified = self
-            .ident_for(&packet, at, &rewriting.mapping, mtu)
-            .is_none_or(|ident| {
-                let ip = packet.bytes_mut().get_mut(L3..);
-                ip.is_some_and(|ip| set_ident(ip, ident).is_ok())
-            });
+        let narrow = narrow_mtu(entry, direction);
+        let mtu = narrow.unwrap_or(mtu).min(mtu);
+        let ident = if at.flags.is_atomic() && narrow.is_none() {
+            None
+        } else {
+            self.ident_for(&packet, at, &rewriting.mapping, mtu)
+        };
+        let identified = ident.is_none_or(|ident| {
+            let ip = packet.bytes_mut().get_mut(L3..);
+            ip.is_some_and(|ip| {
+                (narrow.is_none() || allow_fragments(ip).is_ok()) && set_ident(ip, ident).is_ok()
+            })
+        });
         if !identified {
             return self.discard(packet, DropReason::Ipv4Malformed);
         }
@@ -230,12 +242,9 @@ impl<Io: BurstIo> Worker<Io> {
         self.emit_within(packet, at.ip_len, mtu, hop);
     }
 
-    /// The identification under which a packet leaves, but `None` where it
-    /// keeps its own. A first fragment's is remembered for those behind it.
+    /// The identification under which a packet leaves that may be fragmented.
+    /// A first fragment's is remembered for those behind it.
     fn ident_for(&mut self, packet: &Io::Buf, at: &Packet, to: &Mapping, mtu: u16) -> Option<u16> {
-        if at.flags.is_atomic() {
-            return None;
-        }
         if !at.flags.more_fragments() {
             let of = use_of(at, mtu);
             return Some(self.idents.next(to.src, to.dst, at.protocol, of));

@@ -4,6 +4,7 @@
 
 use super::parse::{L3, Packet};
 use super::path::{to_client, to_server};
+use super::path_mtu::Told;
 use super::{Worker, answer};
 use crate::conntrack::entry::{Direction, Entry, FlowTuple, proto};
 use crate::conntrack::tcp;
@@ -150,6 +151,14 @@ impl<Io: BurstIo> Worker<Io> {
                 None => return,
             }
         }
+        let told = match direction {
+            Direction::Forward => self.note_path_mtu(slot, quote),
+            // A client's kernel has a path MTU of its own for the VIP.
+            Direction::Reverse => Told::AsIs,
+        };
+        if told == Told::Nothing {
+            return self.discard(packet, DropReason::PathMtuFloor);
+        }
         if !self.may_translate_error(client) {
             return self.discard(packet, DropReason::IcmpRate);
         }
@@ -187,12 +196,20 @@ impl<Io: BurstIo> Worker<Io> {
         let end = L3 + usize::from(at.ip_len);
         let translated = packet.bytes_mut().get_mut(L3..end).is_some_and(|ip| {
             let l4 = usize::from(at.l4) - L3;
+            if let Told::Floor(mtu) = told
+                && let Some(Ok(mut icmp)) = ip.get_mut(l4..).map(IcmpView::new_checked)
+            {
+                icmp.set_next_hop_mtu(mtu);
+            }
             translate_error(ip, l4, outer_src, outer_dst, &inner, shift).is_ok()
         });
         if !translated {
             return self.discard(packet, DropReason::IcmpMalformed);
         }
         self.stats.event(Event::IcmpTranslated).add(1);
+        if told != Told::AsIs {
+            self.stats.event(Event::PathMtuClamped).add(1);
+        }
         self.emit_message(packet, at, outer_src, outer_dst, hop);
     }
 }

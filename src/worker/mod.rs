@@ -53,6 +53,7 @@ mod out;
 mod owed;
 pub mod parse;
 mod path;
+mod path_mtu;
 mod pieces;
 mod source;
 #[cfg(test)]

@@ -333,6 +333,7 @@ impl<Io: BurstIo> Worker<Io> {
         let entry = self.table.get(slot);
         let rewriting = Rewriting::of(entry, direction);
         let server = entry.server;
+        let is_narrow = entry.flags & flag::NARROW != 0;
         let hop = match self.hop_of(slot, direction) {
             Ok(hop) => hop,
             Err(reason) => return self.discard(packet, reason),
@@ -340,9 +341,9 @@ impl<Io: BurstIo> Worker<Io> {
         if packet.bytes().get(L3 + 8).is_none_or(|&ttl| ttl <= 1) {
             return self.ttl_expired(packet, at, port);
         }
-        let is_atomic = at.flags.is_atomic();
-        if (at.ip_len > self.min_mtu) | !is_atomic
-            && (!is_atomic || at.ip_len > self.mtu_towards(hop))
+        let is_plain = at.flags.is_atomic() & !is_narrow;
+        if (at.ip_len > self.min_mtu) | !is_plain
+            && (!is_plain || at.ip_len > self.mtu_towards(hop))
         {
             return self.translate_special(packet, at, slot, direction, hop);
         }

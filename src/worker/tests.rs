@@ -9,6 +9,7 @@ mod fragments;
 mod kernel;
 mod lab;
 mod neighbors;
+mod path_mtu;
 mod pressure;
 mod steering;
 mod vlan;

@@ -14,7 +14,7 @@ use super::Worker;
 use super::open::{Opening, is_sound};
 use super::parse::{L3, Packet, Parsed, parse};
 use super::path::{to_client, tuple_of};
-use crate::conntrack::entry::{Direction, Entry, FlowTuple, State, flag, proto};
+use crate::conntrack::entry::{Direction, Entry, FlowTuple, State, mark, proto};
 use crate::ids::{PortIx, SlotIx};
 use crate::io::{BurstIo, PacketBuf};
 use crate::nat::rewrite::{self, Mapping};
@@ -78,15 +78,15 @@ impl<Io: BurstIo> Worker<Io> {
 
     /// When a flow without an answer casts doubt on its next hop.
     pub(super) fn doubt_deadline(&self, entry: &Entry) -> Option<Stamp> {
-        (!entry.has(flag::DOUBTED)).then(|| entry.created.plus(ANSWER_MS).stamp())
+        (!entry.is_marked(mark::DOUBTED)).then(|| entry.created.plus(ANSWER_MS).stamp())
     }
 
     /// A flow was not answered in time: its next hop has to show that it is
     /// there, or the flow moves.
     pub(super) fn doubt_server(&mut self, slot: SlotIx) {
         let entry = self.table.get_mut(slot);
-        if !entry.has(flag::DOUBTED) {
-            entry.flags |= flag::DOUBTED;
+        if !entry.is_marked(mark::DOUBTED) {
+            entry.marks |= mark::DOUBTED;
             let hop = entry.server_hop;
             self.neighbors.doubt(hop, self.now);
         }

@@ -276,6 +276,41 @@ impl Rig {
         });
     }
 
+    /// A segment in an IP packet of `ip_len` bytes.
+    pub fn receive_long(&mut self, port: PortIx, segment: &Segment, ip_len: u16) {
+        self.receive_segment(port, segment);
+        let packet = self.worker.io_mut().rx[port.ix()].back_mut();
+        let packet = packet.expect("the segment");
+        assert!(packet.set_len(14 + usize::from(ip_len)));
+        let frame = packet.bytes_mut();
+        frame[54..].fill(7);
+        frame[16..18].copy_from_slice(&ip_len.to_be_bytes());
+        frame[24..26].fill(0);
+        let sum = checksum(&frame[14..34]);
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    }
+
+    /// "Fragmentation needed" from the clients' side about a frame that was sent
+    /// there.
+    pub fn receive_too_big(&mut self, about: &[u8], mtu: u16) {
+        let quoted = &about[14..42];
+        let back = Segment::read(about).expect("a segment").reversed();
+        self.receive(WAN, |frame| write(frame, WAN, &back, proto::ICMP));
+        let packet = self.worker.io_mut().rx[WAN.ix()].back_mut();
+        let packet = packet.expect("the message");
+        assert!(packet.set_len(14 + 20 + 8 + quoted.len()));
+        let frame = packet.bytes_mut();
+        frame[34..42].copy_from_slice(&[3, 4, 0, 0, 0, 0, 0, 0]);
+        frame[40..42].copy_from_slice(&mtu.to_be_bytes());
+        frame[42..].copy_from_slice(quoted);
+        let sum = checksum(&frame[34..]);
+        frame[36..38].copy_from_slice(&sum.to_be_bytes());
+        frame[16..18].copy_from_slice(&56u16.to_be_bytes());
+        frame[24..26].fill(0);
+        let sum = checksum(&frame[14..34]);
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    }
+
     /// One round; how long it took.
     pub fn poll(&mut self) -> Duration {
         let now = Now {
@@ -497,6 +532,7 @@ fn snapshot(
             icmp_per_second: 10_000,
             echo_per_second: 10_000,
             path_mtu_per_second: 10_000,
+            min_path_mtu: 1_280,
         },
         locals: (0..u32::from(options.servers)).map(local).collect(),
     })

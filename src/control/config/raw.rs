@@ -75,6 +75,7 @@ raw!(
         icmp_per_second: i64,
         echo_per_second: i64,
         path_mtu_per_second: i64,
+        min_path_mtu: i64,
         reta_size: i64,
         local_ports: String,
     }

@@ -17,6 +17,9 @@ const SOCKET_PATH_MAX: usize = 107;
 /// Fewest local ports: with less, a server is soon out of them.
 const LOCAL_PORTS_MIN: usize = 1_024;
 
+/// What every link carries (RFC 791 §3.2).
+const MTU_MIN: u16 = 68;
+
 const IDLE_SLEEP_MAX: Duration = Duration::from_millis(100);
 
 const MEMORY_MIN: u64 = 64 << 20;
@@ -46,6 +49,7 @@ impl Default for Runtime {
             icmp_per_second: 1_000,
             echo_per_second: None,
             path_mtu_per_second: None,
+            min_path_mtu: 1_280,
             reta_size: 128,
             local_ports: 1_024..=65_535,
         }
@@ -68,6 +72,7 @@ impl Runtime {
             icmp_per_second: self.icmp_per_second,
             echo_per_second: or(self.echo_per_second, self.icmp_per_second),
             path_mtu_per_second: or(self.path_mtu_per_second, self.icmp_per_second),
+            min_path_mtu: self.min_path_mtu,
         }
     }
 
@@ -159,6 +164,12 @@ impl Runtime {
             )?,
             echo_per_second: rate(&at.key("echo-per-second"), raw.echo_per_second)?,
             path_mtu_per_second: rate(&at.key("path-mtu-per-second"), raw.path_mtu_per_second)?,
+            min_path_mtu: number(
+                &at.key("min-path-mtu"),
+                raw.min_path_mtu,
+                default.min_path_mtu,
+                MTU_MIN..=65_535,
+            )?,
             reta_size,
             local_ports: local_ports(at, raw, default.local_ports, reta_size)?,
         })
@@ -194,6 +205,7 @@ impl Runtime {
             icmp_per_second: unless(self.icmp_per_second, default.icmp_per_second, i64::from),
             echo_per_second: self.echo_per_second.map(i64::from),
             path_mtu_per_second: self.path_mtu_per_second.map(i64::from),
+            min_path_mtu: unless(self.min_path_mtu, default.min_path_mtu, i64::from),
             reta_size: unless(self.reta_size, default.reta_size, i64::from),
             local_ports: unless(&self.local_ports, &default.local_ports, |range| {
                 format!("{}-{}", range.start(), range.end())

@@ -411,6 +411,16 @@ const ROWS: &[(&str, &str, &str)] = &[
         r#"f:2: runtime.echo-per-second: is -1; give 0 to 100000000"#,
     ),
     (
+        "[runtime]",
+        "[runtime]\nmin-path-mtu = 67",
+        r#"f:2: runtime.min-path-mtu: is 67; give 68 to 65535"#,
+    ),
+    (
+        "[runtime]",
+        "[runtime]\nmin-path-mtu = 1501",
+        r#"f:2: runtime.min-path-mtu: is 1501, but no port has a larger mtu than 1500; give at most 1500"#,
+    ),
+    (
         "gateway = \"10.0.0.254\"",
         "kernel-interface = \"fullgate-exceptions\"",
         r#"f:9: port[wan].kernel-interface: "fullgate-exceptions" is no interface name; give 1 to 15 letters, digits, dots, hyphens or underscores"#,

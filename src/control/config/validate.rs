@@ -48,6 +48,7 @@ pub(super) fn validate(raw: &RawConfig) -> Result<Checked, Problem> {
         pools,
         services: Vec::new(),
     };
+    floor_below_mtu(&root, raw, &config)?;
     demand::check_mbufs(&root, &config)?;
     config.services = services::services(
         &root,
@@ -57,6 +58,25 @@ pub(super) fn validate(raw: &RawConfig) -> Result<Checked, Problem> {
     )?;
     room_for_next_hops(&root, &config)?;
     Ok(Checked { config, warnings })
+}
+
+/// A floor that is asked for is one that some packet can exceed.
+fn floor_below_mtu(root: &Place<'_>, raw: &RawConfig, config: &Config) -> Result<(), Problem> {
+    let given = raw
+        .runtime
+        .as_ref()
+        .is_some_and(|runtime| runtime.min_path_mtu.is_some());
+    let floor = config.runtime.min_path_mtu;
+    let largest = config.ports.iter().map(|port| port.mtu).max();
+    match largest {
+        Some(largest) if given && floor > largest => {
+            let at = root.key("runtime");
+            Err(at.key("min-path-mtu").problem(format!(
+                "is {floor}, but no port has a larger mtu than {largest}; give at most {largest}"
+            )))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// All next hops that the configuration names have a place on every worker.

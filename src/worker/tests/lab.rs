@@ -568,6 +568,16 @@ impl Lab {
         self.send(WAN, &icmp_error(kind, code, about))
     }
 
+    /// "Fragmentation needed" from the clients' side, with the MTU of the way on.
+    pub fn client_sends_too_big(&mut self, mtu: u16, about: &Tcp) -> Out {
+        self.send(WAN, &too_big(mtu, about))
+    }
+
+    /// The same from the servers' side.
+    pub fn server_sends_too_big(&mut self, mtu: u16, about: &Tcp) -> Out {
+        self.send(LAN, &too_big(mtu, about))
+    }
+
     /// Fragments that wait for their first one.
     pub fn fragments_waiting(&self) -> usize {
         self.worker.fragments.waiting()
@@ -909,6 +919,15 @@ fn arp_answer(port: PortIx, addr: Ipv4Addr) -> MemoryBuf {
 }
 
 /// An ICMP error of the server that got the packet `about`.
+fn too_big(mtu: u16, about: &Tcp) -> Vec<u8> {
+    let mut message = icmp_error(3, 4, about)[20..].to_vec();
+    message.truncate(crate::wire::icmp::MAX_ERROR_LEN);
+    let mut icmp = IcmpView::new_checked(&mut message[..]).expect("whole");
+    icmp.set_next_hop_mtu(mtu);
+    icmp.fill_checksum();
+    ipv4(about.dst, about.src, proto::ICMP, 64, &message)
+}
+
 fn icmp_error(kind: u8, code: u8, about: &Tcp) -> Vec<u8> {
     let mut message = vec![kind, code, 0, 0, 0, 0, 0, 0];
     message.extend_from_slice(&about.packet());
@@ -994,6 +1013,7 @@ fn parts(servers: &[Server], steering: &Arc<Steering>, generation: u64, losses: 
             icmp_per_second: 1_000,
             echo_per_second: 1_000,
             path_mtu_per_second: 1_000,
+            min_path_mtu: 1_280,
         },
         locals: vec![LOCAL],
     }

@@ -5,6 +5,7 @@ use std::io::{ErrorKind, IoSliceMut, Read as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddrV4};
 use std::os::fd::AsRawFd as _;
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use nix::libc;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, setsockopt, sockopt};
@@ -13,6 +14,7 @@ use socket2::SockRef;
 use super::{add, both};
 use crate::Case;
 use crate::harness::echo::{TcpServer, UdpServer};
+use crate::harness::netns::Netns;
 use crate::harness::pattern;
 use crate::harness::plan::{GATEWAY, Kind, Plan, Protocol, Service, VIP};
 use crate::harness::process::output_of;
@@ -47,6 +49,66 @@ pub fn list(cases: &mut Vec<Case>) {
         &far(false),
         path_mtu_to_the_client,
     );
+    let below = Plan {
+        servers: 1,
+        far_client: true,
+        local_addresses: 1,
+        ..Plan::new(Kind::Fullgate)
+    };
+    add(
+        cases,
+        "icmp::path_mtu_below_the_floor",
+        &[below],
+        path_mtu_below_the_floor,
+    );
+}
+
+/// One client's way is as narrow as a poisoner's would be said to be: the server
+/// keeps a path MTU for all clients of a local address, and must not go below
+/// the floor for any; and the narrow one gets its download all the same.
+fn path_mtu_below_the_floor(plan: &Plan) {
+    const NARROW: u32 = 552;
+    const FLOOR: u32 = 1_280;
+    let service = Service::new(plan, "t", Protocol::Tcp, 7000, &[1]);
+    let mut lab = Lab::start(plan, std::slice::from_ref(&service));
+    lab.narrow_client_link(NARROW);
+    let (tell, told) = mpsc::channel();
+    let _server = TcpServer::start(lab.server(0), service.servers[0].address, move |s, _| {
+        pattern::send(s, TRANSFER);
+        tell.send(tcp::path_mtu(s)).expect("the test listens");
+    });
+    let vip = service.vip();
+    let download = |netns: &Netns, client: Ipv4Addr| {
+        let begin = Instant::now();
+        netns.run(|| {
+            let source = SocketAddrV4::new(client, 0);
+            let stream = tcp::connect(source, vip).expect("connect").stream;
+            assert_eq!(pattern::receive(&stream), TRANSFER);
+        });
+        let path_mtu = told.recv_timeout(tcp::LIMIT).expect("a path MTU");
+        (path_mtu, begin.elapsed())
+    };
+    let narrow = download(lab.client(), plan.client());
+    // Another client of the same local address, with nothing narrow before it.
+    let other = download(lab.client_router(), Ipv4Addr::new(10, 1, 0, 254));
+    let again = download(lab.client(), plan.client());
+    eprintln!("narrow {narrow:?}, the other one {other:?}, narrow again {again:?}");
+    for (who, (path_mtu, took)) in [("narrow", narrow), ("other", other), ("again", again)] {
+        assert_eq!(path_mtu, FLOOR, "{who}");
+        assert!(took < Duration::from_secs(4), "{who}: {took:?}");
+    }
+    let (local, _) = plan.locals();
+    let route = output_of(lab.server(0), "ip", &["route", "get", &local.to_string()]);
+    let route = String::from_utf8_lossy(&route.stdout);
+    assert!(route.contains(&format!(" mtu {FLOOR} ")), "{route}");
+    let drops = lab.fullgate().show("drops");
+    let count = |name: &str| {
+        let rows = drops["events"].as_array().expect("events");
+        let row = rows.iter().find(|row| row["event"] == name);
+        row.map_or(0, |row| row["count"].as_u64().expect("a count"))
+    };
+    assert!(count("path-mtu-clamped") >= 1, "{drops}");
+    assert!(count("fragments-made") >= 3 * 2 * TRANSFER / u64::from(FLOOR));
 }
 
 /// The gateway answers for its own addresses on either side.

@@ -82,6 +82,21 @@ impl Lab {
         }
     }
 
+    /// The router nearest to the gateway on a far client's way.
+    pub fn client_router(&self) -> &Netns {
+        let routers = self.network.client_routers.as_ref();
+        &routers.expect("the client is far").near
+    }
+
+    /// Gives the narrow link of a far client's way another MTU.
+    pub fn narrow_client_link(&self, mtu: u32) {
+        let routers = self.network.client_routers.as_ref();
+        let routers = routers.expect("the client is far");
+        for router in [&routers.near, &routers.far] {
+            router.ip(&[format!("link set narrow mtu {mtu}")]);
+        }
+    }
+
     /// Requires that neither client nor server has waited for a retransmission
     /// timer or repaired a loss: nothing in these networks loses packets but
     /// the gateway.
