@@ -304,9 +304,11 @@ pub(crate) const fn acknowledges_syn(entry: &Entry, ack: u32) -> bool {
 /// has the number after all of it.
 pub fn is_outstanding(entry: &Entry, sender: Direction, seq: u32) -> bool {
     let half = Half::of(entry, sender);
+    // Its SYN may be meant, also that of an attempt that was given up.
+    let begins = !entry.has(flag::HANDSHAKE_DONE);
     let lowest = match sender {
-        Direction::Forward if entry.state.is_half_open() => entry.client_isn,
-        Direction::Reverse if entry.state.is_half_open() => half.acked.wrapping_sub(1),
+        Direction::Forward if begins => entry.client_isn,
+        Direction::Reverse if begins => half.acked.wrapping_sub(1),
         _ => half.acked,
     };
     between(lowest, seq, half.far())
