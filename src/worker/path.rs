@@ -341,10 +341,7 @@ impl<Io: BurstIo> Worker<Io> {
         if packet.bytes().get(L3 + 8).is_none_or(|&ttl| ttl <= 1) {
             return self.ttl_expired(packet, at, port);
         }
-        let is_plain = at.flags.is_atomic() & !is_narrow;
-        if (at.ip_len > self.min_mtu) | !is_plain
-            && (!is_plain || at.ip_len > self.mtu_towards(hop))
-        {
+        if (at.ip_len > self.min_mtu) | is_narrow | !at.flags.is_atomic() {
             return self.translate_special(packet, at, slot, direction, hop);
         }
         if let Err(reason) = rewriting.apply(packet.bytes_mut(), at, direction) {

@@ -36,33 +36,30 @@ fn source_fault(snapshot: &Snapshot, src: Ipv4Addr, port: PortIx) -> Option<Drop
     if snapshot.address(src).is_some() {
         return Some(DropReason::SourceOurs);
     }
-    let others = (0..snapshot.ports.len() as u8).map(PortIx);
-    if others
-        .clone()
-        .any(|port| names_no_host(snapshot, src, port))
-    {
-        return Some(DropReason::Ipv4Martian);
+    let (mut here, mut elsewhere) = (false, false);
+    for (ix, info) in snapshot.ports.iter().enumerate() {
+        for net in &info.addresses {
+            let mask = net.netmask().to_bits();
+            if (src.to_bits() ^ net.addr().to_bits()) & mask != 0 {
+                continue;
+            }
+            // The network's own and its broadcast address (RFC 1122 §3.2.1.3).
+            // Networks of two addresses have none (RFC 3021).
+            let host = src.to_bits() & !mask;
+            if net.prefix_len() < 31 && (host == 0 || host == !mask) {
+                return Some(DropReason::Ipv4Martian);
+            }
+            here |= ix == port.ix();
+            elsewhere |= ix != port.ix();
+        }
     }
-    if snapshot.is_on_link(src, port) {
-        return None;
-    }
-    let elsewhere = match rpf {
+    let fault = match rpf {
         Rpf::Off => false,
-        Rpf::Loose => others.clone().any(|port| snapshot.is_on_link(src, port)),
+        Rpf::Loose => elsewhere,
         Rpf::Strict => snapshot
             .routes
             .lookup(src)
             .is_none_or(|hop| hop.port != port),
     };
-    elsewhere.then_some(DropReason::SourceElsewhere)
-}
-
-/// Whether `address` is the broadcast or network address of one of the port's
-/// networks (RFC 1122 §3.2.1.3). Networks of two addresses have none (RFC 3021).
-fn names_no_host(snapshot: &Snapshot, address: Ipv4Addr, port: PortIx) -> bool {
-    snapshot.port(port).is_some_and(|info| {
-        info.addresses.iter().any(|net| {
-            net.prefix_len() < 31 && (address == net.broadcast() || address == net.network())
-        })
-    })
+    (fault && !here).then_some(DropReason::SourceElsewhere)
 }

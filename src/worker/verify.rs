@@ -38,7 +38,18 @@ pub(super) fn verifies<B: PacketBuf>(packet: &B, at: &Packet) -> bool {
         // What lies behind the datagram in the IP packet is not summed.
         len = len.min(field(4).unwrap_or(0).into());
     }
-    let mut sum = Sum::pseudo_header(at.src, at.dst, at.protocol, len as u16);
+    let sum = Sum::pseudo_header(at.src, at.dst, at.protocol, len as u16);
+    // Nearly always all of it lies in the first part.
+    if let Some(bytes) = packet.bytes().get(begin..begin + len) {
+        return sum.add_bytes(bytes).finish() == 0;
+    }
+    verifies_in_parts(packet, begin, len, sum)
+}
+
+/// The same over all parts of a packet: `len` bytes from `begin` on.
+#[cold]
+#[inline(never)]
+fn verifies_in_parts<B: PacketBuf>(packet: &B, begin: usize, len: usize, mut sum: Sum) -> bool {
     let (mut skip, mut summed) = (begin, 0);
     packet.parts(&mut |part| {
         let before = skip.min(part.len());
