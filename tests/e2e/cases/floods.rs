@@ -6,8 +6,9 @@
 //! the floods, and peace after them. Table, port sets and networks are sized so
 //! that each flood fills what it can fill within seconds.
 //!
-//! Runs where `FULLGATE_SOAK_FLOODS` says for how many minutes; see
-//! `scripts/soak floods`. `FULLGATE_FLOODS=NAME,…` lets in only some floods and
+//! `floods::short` belongs to the suite; where `FULLGATE_SOAK_FLOODS` says for
+//! how many minutes, it runs for so long: `scripts/soak floods`.
+//! `FULLGATE_FLOODS=NAME,…` lets in only some floods, and
 //! `FULLGATE_FLOOD_RATE=PERCENT` changes the rate of all.
 
 use std::collections::BTreeMap;
@@ -79,6 +80,10 @@ pub fn list(cases: &mut Vec<Case>) {
             let floods = Duration::from_secs_f64(minutes * 60.0);
             let apart = floods.div_f64(6.0).min(Duration::from_secs(120));
             run(plan, apart, floods);
+        });
+    } else {
+        add(cases, "floods::short", &[plan], |plan| {
+            run(plan, Duration::from_secs(3), Duration::from_secs(15));
         });
     }
 }
