@@ -366,6 +366,8 @@ fn counters(lab: &mut Lab) -> Vec<(String, u64)> {
     let lost = lost.map(|name| (format!("servers: {name}"), lab.server(0).counter(name)));
     counters.extend(lost);
     let gateway = lab.fullgate();
+    let waited = "gateway: pages it waited for".to_owned();
+    counters.push((waited, gateway.major_faults()));
     let ports = gateway.show("ports");
     for port in ports["ports"].as_array().expect("ports") {
         for name in [

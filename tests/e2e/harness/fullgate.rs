@@ -249,6 +249,17 @@ impl Fullgate {
         kilobytes.map_or_else(|| panic!("VmRSS: {text}"), |count: u64| count << 10)
     }
 
+    /// How often one of its threads waited for a page that was on disk.
+    pub fn major_faults(&self) -> u64 {
+        let path = format!("/proc/{}/stat", self.process.pid());
+        let text = fs::read_to_string(path).expect("the status of the process");
+        // The name, in parentheses, may have blanks; the state follows it.
+        let (_, rest) = text.rsplit_once(')').expect("a name");
+        let count = rest.split_whitespace().nth(9);
+        let count = count.and_then(|text| text.parse().ok());
+        count.unwrap_or_else(|| panic!("no page faults in {text}"))
+    }
+
     /// What it has logged.
     pub fn output(&self) -> String {
         self.process.output()
