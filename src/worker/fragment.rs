@@ -175,9 +175,9 @@ impl<Io: BurstIo> Worker<Io> {
         self.emit_within(packet, at.ip_len, narrow.unwrap_or(mtu).min(mtu), hop);
     }
 
-    /// [`Worker::translate`] of what is larger than the way out's MTU, is a
-    /// first fragment, may become fragments, or is of a connection with a narrow
-    /// path.
+    /// [`Worker::translate`] of what may be larger than the way out's MTU, is a
+    /// first fragment, may become fragments, or goes along a path with a smaller
+    /// MTU than its sender was told.
     #[cold]
     #[inline(never)]
     pub(super) fn translate_special(
