@@ -97,6 +97,7 @@ use limits::AnswerLimits;
 use link::Defended;
 use message::{Backlog, DropScan, Link, NeighborScan, PoolScan, Scan, Update};
 use owed::Turns;
+use path_mtu::NarrowClients;
 
 /// The time of one poll round.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -245,6 +246,7 @@ pub struct Worker<Io: BurstIo> {
     neighbors: Neighbors<Io::Buf>,
     held: HeldSyns,
     fragments: Fragments<Overtaking<Io::Buf>>,
+    narrow_clients: NarrowClients,
     idents: Idents,
     tx: Vec<ArrayVec<Io::Buf, TX_BURST>>,
     ports: Vec<PortFacts>,
@@ -316,6 +318,7 @@ impl<Io: BurstIo> Worker<Io> {
                 setup.fragments / DATAGRAMS_PER_WAITING as usize,
                 key,
             ),
+            narrow_clients: NarrowClients::new(),
             idents: Idents::new(setup.ix, setup.handover.to.len(), key),
             min_mtu: 0,
             steers: false,

@@ -128,6 +128,7 @@ impl<Io: BurstIo> Worker<Io> {
             }
             tcp::open(&mut entry, syn);
         }
+        self.recall_path_mtu(&mut entry);
         Some(entry)
     }
 

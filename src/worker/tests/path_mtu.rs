@@ -1,6 +1,8 @@
 //! Path MTUs below the floor: a real server never hears of them, and the client
 //! that has one gets fragments.
 
+use std::net::Ipv4Addr;
+
 use super::lab::{CLIENT, Flow, Lab, Out, Tcp, VIP, flags};
 use crate::nat::split::Split;
 use crate::stats::{DropReason, Event};
@@ -156,6 +158,29 @@ fn the_narrowest_that_was_told_holds_as_long_as_the_connection() {
     // The client's next one from the same port begins anew.
     let _ = lab.client_sends(flow.client_segment(flags::RST));
     let next = lab.connect_with(4000, 9_000_000, 0);
+    arrives_whole(&mut lab, &next, 1_400);
+}
+
+/// Other clients' are not, and nobody can make them so by a forged datagram.
+#[test]
+fn the_next_connections_of_the_client_begin_narrow() {
+    let mut lab = Lab::new();
+    let flow = lab.connect(4000);
+    let _ = too_big(&mut lab, &flow, 1_500, 600);
+    let next = lab.connect(4001);
+    arrives_in_pieces(&mut lab, &next, 1_280, 600);
+    assert_eq!(lab.drops(DropReason::PathMtuFloor), 0, "nothing was lost");
+
+    let other = Ipv4Addr::new(10, 1, 0, 3);
+    for port in [5_000, 5_001] {
+        let request = Tcp::datagram(port, b"question").from(other);
+        let request = lab.client_sends(request).to_server();
+        let answer = lab.server_sends_udp(&request, &[7; 1_472]).to_client();
+        assert_eq!(answer.dst, other);
+        let _ = lab.client_sends_too_big(552, &answer);
+    }
+    lab.jump(600_000);
+    let next = lab.connect(4002);
     arrives_whole(&mut lab, &next, 1_400);
 }
 
