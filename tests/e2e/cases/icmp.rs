@@ -91,7 +91,13 @@ fn path_mtu_below_the_floor(plan: &Plan) {
     let narrow = download(lab.client(), plan.client());
     // Another client of the same local address, with nothing narrow before it.
     let other = download(lab.client_router(), Ipv4Addr::new(10, 1, 0, 254));
+    let messages = |lab: &mut Lab| {
+        count(lab, "events", "event", "path-mtu-clamped")
+            + count(lab, "drops", "reason", "path-mtu-floor")
+    };
+    let before = messages(&mut lab);
     let again = download(lab.client(), plan.client());
+    assert_eq!(messages(&mut lab), before, "known: nothing more was lost");
     eprintln!("narrow {narrow:?}, the other one {other:?}, narrow again {again:?}");
     for (who, (path_mtu, took)) in [("narrow", narrow), ("other", other), ("again", again)] {
         assert_eq!(path_mtu, FLOOR, "{who}");
@@ -101,14 +107,18 @@ fn path_mtu_below_the_floor(plan: &Plan) {
     let route = output_of(lab.server(0), "ip", &["route", "get", &local.to_string()]);
     let route = String::from_utf8_lossy(&route.stdout);
     assert!(route.contains(&format!(" mtu {FLOOR} ")), "{route}");
+    assert!(count(&mut lab, "events", "event", "path-mtu-clamped") >= 1);
+    assert!(
+        count(&mut lab, "events", "event", "fragments-made") >= 3 * 2 * TRANSFER / u64::from(FLOOR)
+    );
+}
+
+/// How often an event or drop has been counted.
+fn count(lab: &mut Lab, list: &str, key: &str, name: &str) -> u64 {
     let drops = lab.fullgate().show("drops");
-    let count = |name: &str| {
-        let rows = drops["events"].as_array().expect("events");
-        let row = rows.iter().find(|row| row["event"] == name);
-        row.map_or(0, |row| row["count"].as_u64().expect("a count"))
-    };
-    assert!(count("path-mtu-clamped") >= 1, "{drops}");
-    assert!(count("fragments-made") >= 3 * 2 * TRANSFER / u64::from(FLOOR));
+    let rows = drops[list].as_array().expect("a list");
+    let row = rows.iter().find(|row| row[key] == name);
+    row.map_or(0, |row| row["count"].as_u64().expect("a number"))
 }
 
 /// The gateway answers for its own addresses on either side.
