@@ -57,7 +57,7 @@ name = "a"
 address = "10.2.0.101:80"
 "#;
 
-const KEYS: [&str; 39] = [
+const KEYS: [&str; 40] = [
     "name",
     "service",
     "server",
