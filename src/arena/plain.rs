@@ -22,7 +22,7 @@ pub unsafe trait Plain: Copy + Send + 'static {
     fn is_valid(bytes: &[u8]) -> bool;
 }
 
-const HIGHEST_STATE: u8 = State::UdpTwoWay as u8;
+const HIGHEST_STATE: u8 = State::Redirect as u8;
 const _: () = assert!(State::Free as u8 == 0);
 // `ALL` leaves out `Free`: no discriminant is unused.
 const _: () = assert!(State::ALL.len() == HIGHEST_STATE as usize);
@@ -36,7 +36,7 @@ const _: () = assert!(State::ALL.len() == HIGHEST_STATE as usize);
 // - entries link to each other by slot number, never by address;
 // - the alignment is 128.
 unsafe impl Plain for Entry {
-    const LAYOUT_VERSION: u32 = 1;
+    const LAYOUT_VERSION: u32 = 2;
 
     fn is_valid(bytes: &[u8]) -> bool {
         bytes

@@ -6,7 +6,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::ids::{NeighborIx, ServerIx, SetIx};
+use crate::ids::{NeighborIx, ServerIx, SetIx, WorkerIx};
 use crate::time::{Millis, Stamp};
 
 /// Which way a packet goes through the gateway.
@@ -142,11 +142,15 @@ pub enum State {
     UdpOneWay = 10,
     /// UDP: packets seen both ways.
     UdpTwoWay = 11,
+    /// No connection: its local port is lent to another worker, which has the
+    /// connection and gets what the server sends. Only the server-side tuple is
+    /// in the index.
+    Redirect = 12,
 }
 
 impl State {
     /// All states that an entry in use can have.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::SynSent,
         Self::SynReceived,
         Self::Established,
@@ -158,6 +162,7 @@ impl State {
         Self::Resting,
         Self::UdpOneWay,
         Self::UdpTwoWay,
+        Self::Redirect,
     ];
 
     /// The name `fullgatectl` prints, as LVS people write it.
@@ -175,7 +180,15 @@ impl State {
             Self::Resting => "RESTING",
             Self::UdpOneWay => "UDP_ONEWAY",
             Self::UdpTwoWay => "UDP",
+            Self::Redirect => "REDIRECT",
         }
+    }
+
+    /// Whether an entry in this state is in the index under its client-side
+    /// tuple, too.
+    #[inline(always)]
+    pub const fn has_client_side(self) -> bool {
+        !matches!(self, Self::Free | Self::Resting | Self::Redirect)
     }
 
     /// Counted as an active connection of its server.
@@ -264,6 +277,8 @@ pub mod mark {
     /// UDP: no answer came in time, and the next hop was asked whether it is
     /// still there.
     pub const DOUBTED: u8 = 1 << 6;
+    /// The local port belongs to another worker, [`super::Entry::partner`].
+    pub const BORROWED: u8 = 1 << 7;
 }
 
 /// No slot: the end of an intrusive list, or a link not in use.
@@ -360,8 +375,15 @@ pub struct Entry {
     /// Largest packet that goes to the client in one piece, where
     /// [`flag::NARROW`] is set.
     pub client_mtu: u16,
+    /// The worker that lent the local port, where [`mark::BORROWED`] is set; of
+    /// a [`State::Redirect`], the one that borrowed it.
+    pub partner: WorkerIx,
     /// Unused; keeps the layout explicit.
-    pub reserved_tail: [u8; 12],
+    pub reserved: [u8; 3],
+    /// The lender's number of that loan.
+    pub loan: u32,
+    /// Unused; keeps the layout explicit.
+    pub reserved_tail: [u8; 4],
 }
 
 const _: () = assert!(size_of::<Entry>() == 128);
@@ -411,7 +433,10 @@ impl Entry {
         waits: 0,
         repeats: 0,
         client_mtu: 0,
-        reserved_tail: [0; 12],
+        partner: WorkerIx(0),
+        reserved: [0; 3],
+        loan: 0,
+        reserved_tail: [0; 4],
     };
 
     /// The client-side tuple.

@@ -3,7 +3,8 @@
 //!
 //! One worker owns it; nobody else sees it. It alone puts slots into use and
 //! frees them, so a slot in use is always in the index and never in the free
-//! list, whatever packets do. It knows the tuples and [`State::Resting`], and
+//! list, whatever packets do. It knows the tuples and which states have
+//! only one of them in the index ([`State::has_client_side`]), and
 //! nothing else about what a connection does: that is the state machine's part.
 //!
 //! Never allocates after it was made, never reads a clock, never panics on what
@@ -245,8 +246,8 @@ impl ConnTable {
         &mut self.arena.as_mut_slice()[slot.ix()]
     }
 
-    /// Adds a connection, findable by both tuples (a `Resting` one by its
-    /// server-side tuple only), timer not armed. Neither tuple may be in the
+    /// Adds a connection, findable by both tuples (a `Resting` one or a
+    /// `Redirect` by its server-side tuple only), timer not armed. Neither tuple may be in the
     /// table yet, and the state not be `Free`.
     ///
     /// # Errors
@@ -281,7 +282,7 @@ impl ConnTable {
             return;
         }
         self.wheel.cancel(self.arena.as_mut_slice(), slot);
-        if entry.state != State::Resting {
+        if entry.state.has_client_side() {
             let hash = self.key.client(&entry.client_tuple());
             self.index.remove(hash, slot, Direction::Forward);
         }
@@ -299,7 +300,7 @@ impl ConnTable {
         let Some(entry) = self.arena.as_mut_slice().get_mut(slot.ix()) else {
             return;
         };
-        if matches!(entry.state, State::Free | State::Resting) {
+        if !entry.state.has_client_side() {
             return;
         }
         entry.state = State::Resting;
@@ -438,7 +439,7 @@ impl ConnTable {
     fn is_double(&self, entry: &Entry) -> bool {
         let client = FlowTuple::from(&entry.client_tuple());
         let server = FlowTuple::from(&entry.server_tuple());
-        entry.state != State::Resting && self.find(self.hash(&client), &client).is_some()
+        entry.state.has_client_side() && self.find(self.hash(&client), &client).is_some()
             || self.find(self.hash(&server), &server).is_some()
     }
 
@@ -449,7 +450,7 @@ impl ConnTable {
         // The client side first: the look-up that did not find it has loaded its
         // bucket, while the other's may still be on its way.
         let client = self.key.client(&entry.client_tuple());
-        let both = entry.state != State::Resting;
+        let both = entry.state.has_client_side();
         if both && self.index.insert(client, slot, Direction::Forward).is_err() {
             return false;
         }
@@ -551,7 +552,7 @@ fn is_same(entry: &Entry, direction: Direction, tuple: &FlowTuple) -> bool {
 fn is_indexed(state: State, direction: Direction) -> bool {
     match state {
         State::Free => false,
-        State::Resting => direction == Direction::Reverse,
+        State::Resting | State::Redirect => direction == Direction::Reverse,
         _ => true,
     }
 }

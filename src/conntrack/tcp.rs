@@ -159,7 +159,9 @@ pub fn forward(entry: &mut Entry, segment: &Segment) -> Verdict {
         | State::Closing => synchronized(entry, Direction::Forward, segment),
         // A RST in TIME-WAIT changes nothing (RFC 1337).
         State::TimeWait | State::Closed => PASS,
-        State::Free | State::Resting | State::UdpOneWay | State::UdpTwoWay => Verdict::Unmatched,
+        State::Free | State::Resting | State::UdpOneWay | State::UdpTwoWay | State::Redirect => {
+            Verdict::Unmatched
+        }
     };
     if matches!(verdict, Verdict::Pass { .. }) {
         note_timestamp(entry, segment);
@@ -174,7 +176,7 @@ pub fn reverse(entry: &mut Entry, segment: &Segment) -> Verdict {
     }
     if matches!(
         entry.state,
-        State::Free | State::Resting | State::UdpOneWay | State::UdpTwoWay
+        State::Free | State::Resting | State::UdpOneWay | State::UdpTwoWay | State::Redirect
     ) {
         return Verdict::Unmatched;
     }
@@ -240,7 +242,9 @@ fn client_syn(entry: &mut Entry, segment: &Segment) -> Verdict {
         }
         State::TimeWait if same => duplicate_or_reuse(entry, segment),
         State::TimeWait | State::Closed => Verdict::Reuse,
-        State::Free | State::Resting | State::UdpOneWay | State::UdpTwoWay => Verdict::Unmatched,
+        State::Free | State::Resting | State::UdpOneWay | State::UdpTwoWay | State::Redirect => {
+            Verdict::Unmatched
+        }
     }
 }
 

@@ -51,6 +51,9 @@ impl Default for Timeouts {
     }
 }
 
+/// After so long, the borrower of a local port is asked whether it still has it.
+const LOAN_CHECKED: u32 = MINUTE;
+
 /// Milliseconds an entry in `state` may be idle.
 #[inline]
 pub const fn timeout_of(state: State, timeouts: &Timeouts) -> u32 {
@@ -63,6 +66,7 @@ pub const fn timeout_of(state: State, timeouts: &Timeouts) -> u32 {
         State::Closed => timeouts.closed,
         State::UdpOneWay => timeouts.udp_one_way,
         State::UdpTwoWay => timeouts.udp,
+        State::Redirect => LOAN_CHECKED,
     }
 }
 

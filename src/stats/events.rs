@@ -98,6 +98,8 @@ events! {
         "UDP flows whose local port went to a new one, since none was free: unanswered ones first, then idle ones.";
     LocalPortElsewhere = "local-port-elsewhere":
         "Connections that went to another real server because the chosen one had no local port left.";
+    LocalPortBorrowed = "local-port-borrowed":
+        "Connections on a local port of another worker, since their own had none free or resting.";
     IdledOut = "idled-out":
         "Connections ended by their idle timeout.";
     ArpRequests = "arp-requests":

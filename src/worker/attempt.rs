@@ -356,7 +356,7 @@ impl<Io: BurstIo> Worker<Io> {
         }
     }
 
-    fn opening_of(&self, packet: &Io::Buf, at: &Packet) -> Opening {
+    pub(super) fn opening_of(&self, packet: &Io::Buf, at: &Packet) -> Opening {
         segment_of(packet.bytes(), at)
             .map(|mut syn| {
                 super::path::read_options(packet.bytes(), at, &mut syn);

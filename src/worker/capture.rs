@@ -172,7 +172,8 @@ impl<Io: BurstIo> Worker<Io> {
             let tuple = tuple_of(at);
             let found = self.table.find_candidate(look.candidate, look.hash, &tuple);
             if let Some((slot, _)) = found
-                && self.is_unwanted(packet.bytes(), at, slot)
+                && (self.table.get(slot).state == State::Redirect
+                    || self.is_unwanted(packet.bytes(), at, slot))
             {
                 return self.flow(packet, at, found, port);
             }

@@ -99,8 +99,12 @@ impl<Io: BurstIo> Worker<Io> {
     fn book(&mut self, slot: SlotIx, before: State) {
         let entry = self.table.get(slot);
         let (state, set, port) = (entry.state, entry.set, entry.local_port);
+        let is_borrowed = entry.is_marked(mark::BORROWED);
         if before.is_half_open() && !state.is_half_open() {
             self.stats.half_open.sub(1);
+            if is_borrowed {
+                self.loans.half_open_ends();
+            }
         }
         if before == State::SynSent {
             self.release_syn(slot);
@@ -108,6 +112,7 @@ impl<Io: BurstIo> Worker<Io> {
         self.count_active(slot);
         if rests(state)
             && !rests(before)
+            && !is_borrowed
             && let Some(set) = self.set(set)
         {
             let marked = set.mark_resting(port);
@@ -211,10 +216,9 @@ impl<Io: BurstIo> Worker<Io> {
 
     /// Frees an entry and its local port.
     pub(super) fn remove(&mut self, slot: SlotIx) {
-        let entry = self.table.get(slot);
-        let (set, port) = (entry.set, entry.local_port);
+        let entry = *self.table.get(slot);
         self.remove_keeping_port(slot);
-        self.give_back(set, port);
+        self.give_back_of(&entry);
     }
 
     /// Frees an entry whose local port has gone on to another.
@@ -224,6 +228,9 @@ impl<Io: BurstIo> Worker<Io> {
         let entry = self.table.get(slot);
         if entry.state.is_half_open() {
             self.stats.half_open.sub(1);
+            if entry.is_marked(mark::BORROWED) {
+                self.loans.half_open_ends();
+            }
         }
         let counters = self.stats.server(entry.server);
         if entry.has(flag::COUNTED_ACTIVE) {
@@ -232,6 +239,14 @@ impl<Io: BurstIo> Worker<Io> {
             counters.inactive.sub(1);
         }
         self.table.remove(slot);
+    }
+
+    /// The local port of an entry that goes is free again.
+    pub(super) fn give_back_of(&mut self, entry: &Entry) {
+        if entry.is_marked(mark::BORROWED) {
+            return self.return_borrowed(entry);
+        }
+        self.give_back(entry.set, entry.local_port);
     }
 
     /// A local port is free again.
@@ -286,6 +301,9 @@ impl<Io: BurstIo> Worker<Io> {
 
     fn fire(&mut self, slot: SlotIx) {
         let entry = *self.table.get(slot);
+        if entry.state == State::Redirect {
+            return self.check_loan(slot, &entry);
+        }
         if entry.state == State::SynSent {
             if self.retry(slot) {
                 return;
@@ -364,7 +382,10 @@ impl<Io: BurstIo> Worker<Io> {
         let mut ended = 0;
         for slot in (from..to).map(SlotIx) {
             let entry = self.table.get(slot);
-            if entry.state == State::Free || entry.state.is_over() || !self.is_gone(entry.server) {
+            // A port that is lent comes back when its borrower has ended the
+            // connection.
+            let is_none = matches!(entry.state, State::Free | State::Redirect);
+            if is_none || entry.state.is_over() || !self.is_gone(entry.server) {
                 continue;
             }
             if ended == ENDS_PER_POLL {

@@ -276,7 +276,9 @@ impl<Io: BurstIo> Worker<Io> {
         while scan.cursor < to && !is_full(&scan) {
             let entry = self.table.get(SlotIx(scan.cursor));
             scan.cursor += 1;
-            if entry.state == State::Free || !scan.filter.matches_entry(entry) {
+            // A port that is lent is no connection; its borrower has that.
+            let is_none = matches!(entry.state, State::Free | State::Redirect);
+            if is_none || !scan.filter.matches_entry(entry) {
                 continue;
             }
             match scan.sort {

@@ -24,6 +24,7 @@ use std::net::Ipv4Addr;
 use super::Worker;
 use super::close::rests;
 use crate::conntrack::entry::{Entry, ServerTuple, State, proto};
+use crate::conntrack::table::ConnTable;
 use crate::ids::{ServerIx, SetIx, SlotIx};
 use crate::io::BurstIo;
 use crate::service::snapshot::Server;
@@ -152,8 +153,10 @@ impl<Io: BurstIo> Worker<Io> {
     /// somebody who may go.
     #[inline]
     pub(super) fn seek_guest(&mut self) -> usize {
-        let nearly_full = self.table.len() + NEARLY_FULL > self.table.capacity();
-        if !nearly_full || self.hand.found || !self.now.reached(self.hand.rests_until) {
+        if !is_nearly_full(&self.table)
+            || self.hand.found
+            || !self.now.reached(self.hand.rests_until)
+        {
             return 0;
         }
         self.seek_from_hand()
@@ -244,6 +247,12 @@ impl<Io: BurstIo> Worker<Io> {
         self.remove_keeping_port(slot);
         (entry.local, entry.set, entry.local_port)
     }
+}
+
+/// Whether new entries will soon find no free slot.
+#[inline(always)]
+pub(super) fn is_nearly_full(table: &ConnTable) -> bool {
+    table.len() + NEARLY_FULL > table.capacity()
 }
 
 /// The tuple of a connection from a local port to a server.

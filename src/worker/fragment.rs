@@ -15,7 +15,7 @@ use super::Worker;
 use super::parse::{L3, Packet};
 use super::path::{Rewriting, mapping_of, tuple_of};
 use super::path_mtu::narrow_mtu;
-use crate::conntrack::entry::{Direction, FlowTuple, proto};
+use crate::conntrack::entry::{Direction, FlowTuple, State, proto};
 use crate::ids::{NeighborIx, PortIx, SlotIx};
 use crate::io::{BurstIo, PacketBuf};
 use crate::nat::fragments::{Datagram, Fragment};
@@ -58,7 +58,7 @@ impl<Io: BurstIo> Worker<Io> {
             .first(&fragment, at.src_port, at.dst_port, self.now);
         self.discard_pushed_out();
         let owner = self.owner(at);
-        if owner != self.ix {
+        if owner != self.ix && !self.has_borrowed(at) {
             self.hand_over(owner, port, packet);
         } else {
             self.stats.event(Event::Fragmented).add(1);
@@ -110,14 +110,27 @@ impl<Io: BurstIo> Worker<Io> {
             ..this.at
         };
         let owner = self.owner(&at);
-        if owner != self.ix {
+        if owner != self.ix && !self.has_borrowed(&at) {
             return self.hand_over(owner, this.port, this.packet);
+        }
+        let tuple = tuple_of(&at);
+        if let Some((slot, _)) = self.table.find(self.table.hash(&tuple), &tuple)
+            && self.table.get(slot).state == State::Redirect
+        {
+            return self.redirect(this.packet, slot, this.port);
         }
         match known.ident {
             Some(ident) => self.forward_fragment(this.packet, &at, ident),
             // The first one went no further.
             None => self.discard(this.packet, DropReason::Ipv4Fragment),
         }
+    }
+
+    /// Whether a fragment whose ports are another worker's stays here: its
+    /// connection is on a local port of that one's, or was.
+    fn has_borrowed(&self, at: &Packet) -> bool {
+        let tuple = tuple_of(at);
+        self.redirected || self.table.find(self.table.hash(&tuple), &tuple).is_some()
     }
 
     fn wait_for_first(&mut self, fragment: &Fragment, this: Overtaking<Io::Buf>, waited: bool) {

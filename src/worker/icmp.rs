@@ -6,7 +6,7 @@ use super::parse::{L3, Packet};
 use super::path::{to_client, to_server};
 use super::path_mtu::Told;
 use super::{Worker, answer};
-use crate::conntrack::entry::{Direction, Entry, FlowTuple, proto};
+use crate::conntrack::entry::{Direction, Entry, FlowTuple, State, proto};
 use crate::conntrack::tcp;
 use crate::ids::PortIx;
 use crate::io::{BurstIo, PacketBuf};
@@ -126,7 +126,7 @@ impl<Io: BurstIo> Worker<Io> {
                     .steering
                     .owner(tuple.src, tuple.dst, tuple.src_port, tuple.dst_port);
             // No NIC hashes the quoted ports, so errors arrive anywhere.
-            if owner != self.ix && owner.ix() < self.handover.to.len() {
+            if owner != self.ix && !self.redirected && owner.ix() < self.handover.to.len() {
                 return self.hand_over(owner, port, packet);
             }
             if self.is_kernels(at.dst, port) {
@@ -135,6 +135,9 @@ impl<Io: BurstIo> Worker<Io> {
             return self.discard(packet, DropReason::IcmpUnmatched);
         };
         let entry = self.table.get(slot);
+        if entry.state == State::Redirect {
+            return self.redirect(packet, slot, port);
+        }
         if !is_outstanding(entry, direction, quote) {
             return self.discard(packet, DropReason::IcmpOutOfWindow);
         }

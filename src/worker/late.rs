@@ -83,9 +83,11 @@ impl<Io: BurstIo> Worker<Io> {
         if waiting.state != State::SynSent || waiting.client_isn != entry.client_isn {
             return false;
         }
-        let resumed = self
-            .set(entry.set)
-            .is_some_and(|set| set.resume(entry.local_port).is_ok());
+        let is_borrowed = entry.is_marked(mark::BORROWED);
+        let resumed = is_borrowed
+            || self
+                .set(entry.set)
+                .is_some_and(|set| set.resume(entry.local_port).is_ok());
         if !resumed {
             return false;
         }
@@ -97,6 +99,9 @@ impl<Io: BurstIo> Worker<Io> {
             return false;
         }
         self.stats.half_open.add(1);
+        if is_borrowed {
+            self.loans.half_open_begins();
+        }
         let entry = self.table.get_mut(slot);
         entry.last_seen = self.now.stamp();
         // What the client has sent since is the same SYN, or more data in it.

@@ -7,10 +7,10 @@ use arrayvec::ArrayVec;
 
 use super::Worker;
 use super::evict::tuple_towards;
-use super::open::{Opening, is_sound};
+use super::open::is_sound;
 use super::parse::Packet;
 use crate::conntrack::isn::Previous;
-use crate::ids::{ServerIx, ServiceIx, SetIx};
+use crate::ids::{ServerIx, ServiceIx, SetIx, WorkerIx};
 use crate::io::BurstIo;
 use crate::stats::Event;
 
@@ -25,38 +25,47 @@ pub(super) struct Lent {
     pub(super) set: SetIx,
     /// The server may still hold this connection of the same tuple.
     pub(super) previous: Option<Previous>,
+    /// Of another worker's ports: whose, and its number of the loan.
+    pub(super) loan: Option<(WorkerIx, u32)>,
+}
+
+/// Which servers are asked for a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Asked {
+    /// Those that have one free or resting.
+    WithPorts,
+    /// After them also those where something would have to give way.
+    All,
 }
 
 impl<Io: BurstIo> Worker<Io> {
-    /// A local port towards `chosen`; where it has none to give, another server
-    /// of the service and a port towards that. After a failed attempt
-    /// from another local address, if there is one.
-    #[inline]
-    pub(super) fn lend_any(
+    /// A local port where the chosen server has none free or resting: one whose
+    /// connection gives way; else one towards another server of the service.
+    pub(super) fn lend_giving_way(
         &mut self,
         service_ix: ServiceIx,
         chosen: ServerIx,
         at: &Packet,
-        opening: &Opening,
+        avoid: Option<ServerIx>,
     ) -> Option<(ServerIx, Lent)> {
-        let avoid = opening.earlier.map(|slot| self.table.get(slot).local);
-        match self.lend(chosen, at.protocol, avoid) {
+        match self.lend_taken(chosen, at.protocol) {
             Some(lent) => Some((chosen, lent)),
-            None => self.lend_elsewhere(service_ix, chosen, at, opening.avoid),
+            None => self.lend_elsewhere(service_ix, chosen, at, avoid, Asked::All),
         }
     }
 
     /// A port towards another server than `full`. First those are asked that
     /// have one free or resting, then those where something would have to give
-    /// way.
+    /// way, if that is wanted.
     #[cold]
     #[inline(never)]
-    fn lend_elsewhere(
+    pub(super) fn lend_elsewhere(
         &mut self,
         service_ix: ServiceIx,
         full: ServerIx,
         at: &Packet,
         avoid: Option<ServerIx>,
+        whom: Asked,
     ) -> Option<(ServerIx, Lent)> {
         let mut asked = ArrayVec::<ServerIx, SERVERS_ASKED>::new();
         asked.push(full);
@@ -83,12 +92,17 @@ impl<Io: BurstIo> Worker<Io> {
                 )
             });
             let Some(other) = other else {
-                if !std::mem::take(&mut with_ports) {
+                if whom == Asked::WithPorts || !std::mem::take(&mut with_ports) {
                     return None;
                 }
                 continue;
             };
-            if let Some(lent) = self.lend(other, at.protocol, None) {
+            let rested = self.lend_rested(other, at.protocol, None);
+            let lent = match whom {
+                Asked::WithPorts => rested,
+                Asked::All => rested.or_else(|| self.lend_taken(other, at.protocol)),
+            };
+            if let Some(lent) = lent {
                 self.stats.event(Event::LocalPortElsewhere).add(1);
                 return Some((other, lent));
             }
@@ -98,10 +112,9 @@ impl<Io: BurstIo> Worker<Io> {
     }
 
     /// A local port towards a server: a rested one of any local address, the
-    /// addresses taken in turn; else one whose connection is over; else one
-    /// whose connection gives way. An address to `avoid`, or out of use towards
-    /// this server, comes last.
-    pub(super) fn lend(
+    /// addresses taken in turn; else one whose connection is over. An address to
+    /// `avoid`, or out of use towards this server, comes last.
+    pub(super) fn lend_rested(
         &mut self,
         server_ix: ServerIx,
         protocol: u8,
@@ -131,6 +144,7 @@ impl<Io: BurstIo> Worker<Io> {
                         port: lease.into_port(),
                         set,
                         previous: None,
+                        loan: None,
                     });
                 }
             }
@@ -151,16 +165,23 @@ impl<Io: BurstIo> Worker<Io> {
                         port,
                         set,
                         previous,
+                        loan: None,
                     });
                 }
             }
         }
-        let (local, set, port) = self.take_port(server_ix, protocol, first)?;
+        None
+    }
+
+    /// A local port towards a server whose connection gives way.
+    fn lend_taken(&mut self, server_ix: ServerIx, protocol: u8) -> Option<Lent> {
+        let (local, set, port) = self.take_port(server_ix, protocol, self.turn.wrapping_sub(1))?;
         Some(Lent {
             local,
             port,
             set,
             previous: None,
+            loan: None,
         })
     }
 

@@ -13,6 +13,7 @@
 //! evict    who gives way               kernel   packets of the kernel behind us
 //! fragment IP fragments                owed     RSTs that wait for their turn
 //! udp      first answers, and datagrams that their server did not get
+//! borrow   local ports of other workers
 //! pieces   what is too large for the way out
 //! source   who may send what           limits   how much of the above it says
 //! command  what the management core asks for
@@ -31,6 +32,7 @@
 mod announce;
 mod answer;
 mod attempt;
+pub mod borrow;
 mod capture;
 mod close;
 mod command;
@@ -83,6 +85,7 @@ use crate::time::Millis;
 use crate::wire::ethernet::MacAddr;
 
 use announce::Announcing;
+use borrow::{LOAN_MESSAGES, LoanMessage, Loans};
 use capture::Captures;
 use close::Sweeps;
 use command::Notices;
@@ -115,6 +118,9 @@ pub struct HandedOver<B> {
     pub port: PortIx,
     /// The packet as it was received.
     pub packet: B,
+    /// It belongs to the connection on a local port that the other worker lent,
+    /// and is not handed on.
+    pub redirected: bool,
 }
 
 /// The rings between the workers. Each has one writer and one reader.
@@ -124,22 +130,29 @@ pub struct Handover<B> {
     pub to: Vec<Arc<ArrayQueue<HandedOver<B>>>>,
     /// From each worker.
     pub from: Vec<Arc<ArrayQueue<HandedOver<B>>>>,
+    /// The same for what they tell each other about local ports.
+    pub loans_to: Vec<Arc<ArrayQueue<LoanMessage<B>>>>,
+    /// From each worker.
+    pub loans_from: Vec<Arc<ArrayQueue<LoanMessage<B>>>>,
+}
+
+/// One ring from each to each.
+fn rings<T>(workers: usize, depth: usize) -> Vec<Vec<Arc<ArrayQueue<T>>>> {
+    let row = |_| (0..workers).map(|_| Arc::new(ArrayQueue::new(depth)));
+    (0..workers).map(|from| row(from).collect()).collect()
 }
 
 impl<B> Handover<B> {
     /// The rings of `workers` workers with room for `depth` packets each.
     pub fn mesh(workers: usize, depth: usize) -> Vec<Self> {
-        let rings: Vec<Vec<_>> = (0..workers)
-            .map(|_| {
-                (0..workers)
-                    .map(|_| Arc::new(ArrayQueue::new(depth)))
-                    .collect()
-            })
-            .collect();
+        let packets = rings(workers, depth);
+        let loans = rings(workers, LOAN_MESSAGES);
         (0..workers)
             .map(|me| Self {
-                to: rings[me].clone(),
-                from: rings.iter().map(|row| Arc::clone(&row[me])).collect(),
+                to: packets[me].clone(),
+                from: packets.iter().map(|row| Arc::clone(&row[me])).collect(),
+                loans_to: loans[me].clone(),
+                loans_from: loans.iter().map(|row| Arc::clone(&row[me])).collect(),
             })
             .collect()
     }
@@ -279,6 +292,10 @@ pub struct Worker<Io: BurstIo> {
     announcing: Announcing,
     defended: Defended,
     hop_walk: HopWalk,
+    loans: Loans,
+    /// The packet that is being handled was redirected here: see
+    /// [`HandedOver::redirected`].
+    redirected: bool,
     /// Where eviction looks next.
     hand: Hand,
     now: Millis,
@@ -348,6 +365,8 @@ impl<Io: BurstIo> Worker<Io> {
             announcing: Announcing::everything(now.ms),
             defended: Defended::new(),
             hop_walk: HopWalk::default(),
+            loans: Loans::NONE,
+            redirected: false,
             hand: Hand::default(),
             now: now.ms,
             ticked: now.ms,
@@ -445,6 +464,7 @@ impl<Io: BurstIo> Worker<Io> {
         if self.ticked != self.now {
             self.ticked = self.now;
             self.tick();
+            work += self.loan_messages();
         }
         work
     }

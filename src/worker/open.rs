@@ -7,7 +7,7 @@ use super::health::Health;
 use super::lend::Lent;
 use super::message::Notice;
 use super::parse::Packet;
-use crate::conntrack::entry::{Direction, Entry, NIL, State, proto};
+use crate::conntrack::entry::{Direction, Entry, NIL, State, mark, proto};
 use crate::conntrack::isn;
 use crate::conntrack::tcp::{self, Segment};
 use crate::ids::{PortIx, ServerIx, ServiceIx, SlotIx};
@@ -56,20 +56,56 @@ impl<Io: BurstIo> Worker<Io> {
         if self.table.len() >= self.table.capacity() && !self.evict() {
             return self.refuse_full(packet, at, service_ix);
         }
-        let lent = self.lend_any(service_ix, server_ix, at, &opening);
-        let Some((server_ix, lent)) = lent else {
-            self.stats.service(service_ix).no_local_port.add(1);
-            self.notice(Notice::NoLocalPort(server_ix));
-            return self.refuse(packet, at, DropReason::NoLocalPort, Event::ResetRefused);
+        let avoid = opening.earlier.map(|slot| self.table.get(slot).local);
+        let (packet, lent) = match self.lend_rested(server_ix, at.protocol, avoid) {
+            Some(lent) => (packet, Some((server_ix, lent))),
+            None => {
+                let found = self.lend_or_borrow(packet, at, service_ix, server_ix, port, &opening);
+                let Some(found) = found else { return };
+                found
+            }
         };
-        let Some(entry) = self.entry_for(at, server_ix, &lent, &opening) else {
-            self.give_back(lent.set, lent.port);
+        self.open_with(
+            packet,
+            at,
+            service_ix,
+            port,
+            &opening,
+            lent.ok_or(server_ix),
+        );
+    }
+
+    /// Makes a connection on a local port; refuses it where there is none, `Err`
+    /// with the server that was chosen.
+    #[inline]
+    pub(super) fn open_with(
+        &mut self,
+        packet: Io::Buf,
+        at: &Packet,
+        service_ix: ServiceIx,
+        port: PortIx,
+        opening: &Opening,
+        lent: Result<(ServerIx, Lent), ServerIx>,
+    ) {
+        let (server_ix, lent) = match lent {
+            Ok(lent) => lent,
+            Err(chosen) => {
+                self.stats.service(service_ix).no_local_port.add(1);
+                self.notice(Notice::NoLocalPort(chosen));
+                return self.refuse(packet, at, DropReason::NoLocalPort, Event::ResetRefused);
+            }
+        };
+        let Some(entry) = self.entry_for(at, server_ix, &lent, opening) else {
+            // The lender of a borrowed one asks for it.
+            if lent.loan.is_none() {
+                self.give_back(lent.set, lent.port);
+            }
             return self.discard(packet, DropReason::NoServer);
         };
         self.table
             .prefetch_bucket(self.table.server_hash(&entry.server_tuple()));
         let Ok(slot) = self.table.insert(entry) else {
-            self.give_back(lent.set, lent.port);
+            self.give_back_of(&entry);
             return self.refuse_full(packet, at, service_ix);
         };
 
@@ -81,12 +117,16 @@ impl<Io: BurstIo> Worker<Io> {
             self.stats.half_open.add(1);
             self.hold_syn(slot, &packet, at);
         }
+        if entry.is_marked(mark::BORROWED) {
+            self.stats.event(Event::LocalPortBorrowed).add(1);
+            self.loans.half_open_begins();
+        }
         self.count_active(slot);
         self.arm(slot);
         self.forward(packet, at, slot, Direction::Forward, port);
     }
 
-    fn refuse_full(&mut self, packet: Io::Buf, at: &Packet, service: ServiceIx) {
+    pub(super) fn refuse_full(&mut self, packet: Io::Buf, at: &Packet, service: ServiceIx) {
         self.stats.service(service).table_full.add(1);
         self.notice(Notice::TableFull);
         self.refuse(packet, at, DropReason::TableFull, Event::ResetRefused);
@@ -127,6 +167,11 @@ impl<Io: BurstIo> Worker<Io> {
                     .apply(&mut entry);
             }
             tcp::open(&mut entry, syn);
+            if let Some((lender, number)) = lent.loan {
+                entry.marks |= mark::BORROWED;
+                entry.partner = lender;
+                entry.loan = number;
+            }
         }
         self.recall_path_mtu(&mut entry);
         Some(entry)

@@ -117,9 +117,11 @@ impl<Io: BurstIo> Worker<Io> {
                 continue;
             }
             for _ in 0..BURST {
-                let Some(HandedOver { port, packet }) = self.handover.from[from].pop() else {
+                let Some(handed) = self.handover.from[from].pop() else {
                     break;
                 };
+                let HandedOver { port, packet, .. } = handed;
+                self.redirected = handed.redirected;
                 count += 1;
                 self.receiving = Some(port);
                 let parsed = parse(&packet, self.ports[port.ix()].mac);
@@ -132,6 +134,7 @@ impl<Io: BurstIo> Worker<Io> {
                 see(self, packet, &look, port);
             }
         }
+        self.redirected = false;
         count
     }
 
@@ -232,6 +235,9 @@ impl<Io: BurstIo> Worker<Io> {
         port: PortIx,
         mut segment: Segment,
     ) {
+        if self.table.get(slot).state == State::Redirect {
+            return self.redirect(packet, slot, port);
+        }
         read_options(packet.bytes(), at, &mut segment);
         // What may end a connection is believed only if its receiver would
         // believe it too.
@@ -448,11 +454,28 @@ impl<Io: BurstIo> Worker<Io> {
     }
 
     /// Gives a packet to the worker that owns its flow.
+    #[inline]
     pub(super) fn hand_over(&mut self, owner: WorkerIx, port: PortIx, packet: Io::Buf) {
+        self.hand_over_as(owner, port, packet, false);
+    }
+
+    /// Gives a packet to another worker.
+    pub(super) fn hand_over_as(
+        &mut self,
+        owner: WorkerIx,
+        port: PortIx,
+        packet: Io::Buf,
+        redirected: bool,
+    ) {
         let Some(ring) = self.handover.to.get(owner.ix()) else {
             return self.discard(packet, DropReason::HandoverFull);
         };
-        match ring.push(HandedOver { port, packet }) {
+        let handed = HandedOver {
+            port,
+            packet,
+            redirected,
+        };
+        match ring.push(handed) {
             Ok(()) => self.stats.handed_over.add(1),
             Err(HandedOver { packet, .. }) => self.discard(packet, DropReason::HandoverFull),
         }

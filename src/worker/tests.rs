@@ -1,6 +1,7 @@
 //! The whole packet path on memory I/O: packets in, packets out, counters.
 
 mod attempts;
+mod borrow;
 mod captures;
 mod clock;
 mod explain;

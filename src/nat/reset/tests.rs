@@ -173,6 +173,7 @@ fn entries_with_nothing_to_end_get_none() {
         State::Resting,
         State::UdpOneWay,
         State::UdpTwoWay,
+        State::Redirect,
     ] {
         let entry = Entry {
             state,

@@ -218,6 +218,19 @@ pub(super) fn fragments_of_a_request(port: u16) -> [Vec<u8>; 3] {
     [piece(0, 40, 1), piece(40, 80, 1), piece(80, 108, 0)]
 }
 
+/// An IPv4 packet without options, in two fragments.
+pub(super) fn in_two(packet: &[u8]) -> [Vec<u8>; 2] {
+    let piece = |from: usize, to: usize, more: u16| {
+        let mut piece = [&packet[..20], &packet[20 + from..20 + to]].concat();
+        let len = piece.len() as u16;
+        piece[2..4].copy_from_slice(&len.to_be_bytes());
+        piece[6..8].copy_from_slice(&(more << 13 | (from / 8) as u16).to_be_bytes());
+        fill_header_checksum(&mut piece);
+        piece
+    };
+    [piece(0, 64, 1), piece(64, packet.len() - 20, 0)]
+}
+
 /// A client's SYN as a whole frame: headers of 14, 20 and 20 bytes.
 pub(super) fn good_syn() -> Vec<u8> {
     let packet = Tcp::from_client(4000, flags::SYN).packet();

@@ -622,6 +622,7 @@ fn entries_that_are_not_the_clients_tcp_connection_match_nothing() {
         State::Resting,
         State::UdpOneWay,
         State::UdpTwoWay,
+        State::Redirect,
     ] {
         for letters in ["S", "A", "FA", "R", "SA"] {
             let segment = Segment {

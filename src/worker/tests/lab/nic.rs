@@ -3,6 +3,7 @@
 //! anywhere, and the workers sort it out.
 
 use super::*;
+use crate::worker::borrow::LoanMessage;
 use crate::worker::message::ArpNews;
 
 /// How the NIC chooses a queue.
@@ -23,18 +24,50 @@ pub(in super::super) struct Nic {
     delivery: Delivery,
     now: Millis,
     random: u64,
+    /// What workers say of local ports that they give back gets lost.
+    pub loses_returns: bool,
 }
 
 impl Nic {
     pub fn new(workers: u8, reta: Reta, delivery: Delivery) -> Self {
+        let parts = |servers: &[Server], steering: &Arc<Steering>| parts(servers, steering, 1, 0);
+        Self::build(workers, reta, delivery, 1024..=65535, parts)
+    }
+
+    /// The TCP service has one server only, and these local ports towards it.
+    /// Its connections may be idle for longer.
+    pub fn with_ports(
+        workers: u8,
+        reta: Reta,
+        delivery: Delivery,
+        ports: RangeInclusive<u16>,
+    ) -> Self {
+        let parts = |servers: &[Server], steering: &Arc<Steering>| {
+            let mut servers = servers.to_vec();
+            servers[1].state = ServerState::Down;
+            let mut parts = parts(&servers, steering, 1, 0);
+            let service = parts.services[0].as_mut().expect("the TCP service");
+            service.timeouts = Timeouts::default();
+            parts
+        };
+        Self::build(workers, reta, delivery, ports, parts)
+    }
+
+    fn build(
+        workers: u8,
+        reta: Reta,
+        delivery: Delivery,
+        ports: RangeInclusive<u16>,
+        parts: impl Fn(&[Server], &Arc<Steering>) -> Parts,
+    ) -> Self {
         let mode = match delivery {
             Delivery::Hashed => SteeringMode::Rss,
             Delivery::Anywhere => SteeringMode::Software,
         };
         let steering = Arc::new(Steering::new(DEFAULT_KEY, reta, mode).expect("steering"));
-        let classes = Arc::new(PortClasses::new(Arc::clone(&steering), 1024..=65535));
+        let classes = Arc::new(PortClasses::new(Arc::clone(&steering), ports));
         let servers = servers();
-        let snapshot = Arc::new(snapshot(&servers, &steering, 1, 0));
+        let snapshot = Arc::new(Snapshot::new(parts(&servers, &steering)));
         let now = Millis(1_000);
         let (mut all, mut links) = (Vec::new(), Vec::new());
         let handovers = Handover::mesh(usize::from(workers), 64);
@@ -56,6 +89,7 @@ impl Nic {
             delivery,
             now,
             random: 1,
+            loses_returns: false,
         };
         nic.settle();
         nic
@@ -119,6 +153,9 @@ impl Nic {
             self.now = self.now.plus(1);
             let (mut work, mut asked) = (0, Vec::new());
             for worker in &mut self.workers {
+                if self.loses_returns {
+                    lose_returns(worker);
+                }
                 let now = Now {
                     ms: self.now,
                     tsc: 0,
@@ -148,13 +185,56 @@ impl Nic {
         }
     }
 
+    /// Time passes; the workers poll on.
+    pub fn pass(&mut self, ms: u64) {
+        let end = self.now.plus(ms);
+        while !self.now.reached(end) {
+            self.now = self.now.plus(50);
+            let _ = self.settle();
+        }
+    }
+
+    pub fn server_sends_packet(&mut self, packet: &[u8]) -> Out {
+        self.send(LAN, packet)
+    }
+
+    /// The worker that owns the flow of a client.
+    pub fn owner(&self, client: Ipv4Addr, client_port: u16) -> usize {
+        self.steering.owner(client, VIP, client_port, 80).ix()
+    }
+
+    /// Local ports that are not free, of each worker.
+    pub fn ports_taken(&self) -> Vec<u32> {
+        let taken = |worker: &Worker<MemoryIo>| {
+            let sets = worker.sets.iter().flatten();
+            sets.map(|set| set.used_count() + set.resting_count()).sum()
+        };
+        self.workers.iter().map(taken).collect()
+    }
+
+    pub fn event(&self, event: Event) -> u64 {
+        let counts = self.workers.iter().map(|w| w.stats.event(event).get());
+        counts.sum()
+    }
+
+    /// Half-open connections, and active ones.
+    pub fn gauges(&self) -> (u64, u64) {
+        let half_open = self.workers.iter().map(|w| w.stats.half_open.get());
+        let active = self.workers.iter().map(|w| {
+            let server = w.stats.server(ServerIx(0));
+            server.active.get()
+        });
+        (half_open.sum(), active.sum())
+    }
+
     /// The workers that have a connection of this client.
     pub fn holders(&self, client: Ipv4Addr, client_port: u16) -> Vec<usize> {
         let holds = |worker: &Worker<MemoryIo>| {
             let table = worker.table();
             table.slots(SlotIx(0), table.slots_end()).any(|slot| {
                 let entry = table.get(slot);
-                (entry.client, entry.client_port) == (client, client_port)
+                entry.state != State::Redirect
+                    && (entry.client, entry.client_port) == (client, client_port)
             })
         };
         let workers = self.workers.iter().enumerate();
@@ -182,5 +262,16 @@ impl Nic {
                 .map(|&reason| worker.stats.drop_counter(reason).get())
         });
         counts.sum()
+    }
+}
+
+fn lose_returns(worker: &Worker<MemoryIo>) {
+    for ring in &worker.handover.loans_from {
+        for _ in 0..ring.len() {
+            let message = ring.pop().expect("one");
+            if !matches!(message, LoanMessage::Back(_)) {
+                ring.push(message).expect("room");
+            }
+        }
     }
 }
