@@ -131,12 +131,12 @@ impl Loans {
 }
 
 impl<Io: BurstIo> Worker<Io> {
-    /// A local port where the chosen server has none free or resting: towards
-    /// another server, of another worker, or one whose connection gives way.
-    /// `None`: the packet is on its way to another worker.
+    /// Makes a connection where the chosen server has no local port free or
+    /// resting: with one towards another server, one of another worker, or one
+    /// whose connection gives way.
     #[cold]
     #[inline(never)]
-    pub(super) fn lend_or_borrow(
+    pub(super) fn open_short_of_ports(
         &mut self,
         mut packet: Io::Buf,
         at: &Packet,
@@ -144,12 +144,12 @@ impl<Io: BurstIo> Worker<Io> {
         chosen: ServerIx,
         port: PortIx,
         opening: &Opening,
-    ) -> Option<(Io::Buf, Option<(ServerIx, Lent)>)> {
+    ) {
         if self.may_borrow(at.protocol, service_ix) {
             let rested =
                 self.lend_elsewhere(service_ix, chosen, at, opening.avoid, Asked::WithPorts);
-            if rested.is_some() {
-                return Some((packet, rested));
+            if let Some(rested) = rested {
+                return self.open_with(packet, at, service_ix, port, opening, Ok(rested));
             }
             let wish = Wish {
                 packet,
@@ -164,11 +164,11 @@ impl<Io: BurstIo> Worker<Io> {
             };
             packet = match self.send_loan(self.after(self.ix), LoanMessage::Wanted(wish)) {
                 Some(LoanMessage::Wanted(wish)) => wish.packet,
-                _ => return None,
+                _ => return,
             };
         }
         let lent = self.lend_giving_way(service_ix, chosen, at, opening.avoid);
-        Some((packet, lent))
+        self.open_with(packet, at, service_ix, port, opening, lent.ok_or(chosen));
     }
 
     fn may_borrow(&self, protocol: u8, service: ServiceIx) -> bool {
@@ -299,7 +299,7 @@ impl<Io: BurstIo> Worker<Io> {
         let (at, port) = (wish.at, wish.port);
         let tuple = tuple_of(&at);
         let found = self.table.find(self.table.hash(&tuple), &tuple);
-        let known = offer.filter(|offer| self.snapshot.server(offer.server).is_some());
+        let known = offer.filter(|offer| !self.is_gone(offer.server));
         // The client may have asked again meanwhile.
         if let Some(offer) = &offer
             && (known.is_none() || found.is_some())

@@ -57,22 +57,19 @@ impl<Io: BurstIo> Worker<Io> {
             return self.refuse_full(packet, at, service_ix);
         }
         let avoid = opening.earlier.map(|slot| self.table.get(slot).local);
-        let (packet, lent) = match self.lend_rested(server_ix, at.protocol, avoid) {
-            Some(lent) => (packet, Some((server_ix, lent))),
-            None => {
-                let found = self.lend_or_borrow(packet, at, service_ix, server_ix, port, &opening);
-                let Some(found) = found else { return };
-                found
+        match self.lend_rested(server_ix, at.protocol, avoid) {
+            Some(lent) => {
+                self.open_with(
+                    packet,
+                    at,
+                    service_ix,
+                    port,
+                    &opening,
+                    Ok((server_ix, lent)),
+                );
             }
-        };
-        self.open_with(
-            packet,
-            at,
-            service_ix,
-            port,
-            &opening,
-            lent.ok_or(server_ix),
-        );
+            None => self.open_short_of_ports(packet, at, service_ix, server_ix, port, &opening),
+        }
     }
 
     /// Makes a connection on a local port; refuses it where there is none, `Err`

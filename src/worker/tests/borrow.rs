@@ -58,7 +58,7 @@ impl Conn {
             .ack(901 + got)
     }
 
-    fn from_client(&self, nic: &mut Nic, flags: u8, sent: u32, got: u32, payload: &[u8]) {
+    fn to_server(&self, nic: &mut Nic, flags: u8, sent: u32, got: u32, payload: &[u8]) {
         let packet = self.segment(flags, sent, got).payload(payload);
         let seen = nic.client_sends(packet).to_server();
         assert_eq!((seen.src, seen.src_port), (self.syn.src, self.syn.src_port));
@@ -66,7 +66,7 @@ impl Conn {
         assert_eq!((seen.flags, &seen.payload[..]), (flags, payload));
     }
 
-    fn from_server(&self, nic: &mut Nic, flags: u8, sent: u32, got: u32, payload: &[u8]) {
+    fn to_client(&self, nic: &mut Nic, flags: u8, sent: u32, got: u32, payload: &[u8]) {
         let packet = self.syn.reply(flags).payload(payload);
         let packet = packet
             .seq(901 + sent)
@@ -80,25 +80,25 @@ impl Conn {
 
     /// A request, its response twice, and the end: by FIN of either side, or RST.
     fn use_and_end(&self, nic: &mut Nic, how: u32) {
-        self.from_client(nic, flags::ACK, 0, 0, b"request");
-        self.from_server(nic, flags::ACK, 0, 7, b"response");
-        self.from_server(nic, flags::ACK, 0, 7, b"response");
-        self.from_client(nic, flags::ACK, 7, 8, b"");
+        self.to_server(nic, flags::ACK, 0, 0, b"request");
+        self.to_client(nic, flags::ACK, 0, 7, b"response");
+        self.to_client(nic, flags::ACK, 0, 7, b"response");
+        self.to_server(nic, flags::ACK, 7, 8, b"");
         match how % 4 {
             0 => {
-                self.from_client(nic, flags::FIN | flags::ACK, 7, 8, b"");
-                self.from_server(nic, flags::FIN | flags::ACK, 8, 8, b"");
-                self.from_client(nic, flags::ACK, 8, 9, b"");
+                self.to_server(nic, flags::FIN | flags::ACK, 7, 8, b"");
+                self.to_client(nic, flags::FIN | flags::ACK, 8, 8, b"");
+                self.to_server(nic, flags::ACK, 8, 9, b"");
             }
             1 => {
-                self.from_server(nic, flags::FIN | flags::ACK, 8, 7, b"");
-                self.from_client(nic, flags::FIN | flags::ACK, 7, 9, b"");
-                self.from_server(nic, flags::ACK, 9, 8, b"");
+                self.to_client(nic, flags::FIN | flags::ACK, 8, 7, b"");
+                self.to_server(nic, flags::FIN | flags::ACK, 7, 9, b"");
+                self.to_client(nic, flags::ACK, 9, 8, b"");
                 // Again, from TIME-WAIT.
-                self.from_server(nic, flags::ACK, 9, 8, b"");
+                self.to_client(nic, flags::ACK, 9, 8, b"");
             }
-            2 => self.from_client(nic, flags::RST | flags::ACK, 7, 8, b""),
-            _ => self.from_server(nic, flags::RST | flags::ACK, 8, 7, b""),
+            2 => self.to_server(nic, flags::RST | flags::ACK, 7, 8, b""),
+            _ => self.to_client(nic, flags::RST | flags::ACK, 8, 7, b""),
         }
     }
 }
@@ -117,7 +117,7 @@ fn connect(nic: &mut Nic, number: u32) -> Conn {
     let seen = nic.server_sends(answer).to_client();
     assert_eq!((seen.dst, seen.dst_port), (client, port));
     assert_eq!((seen.seq, seen.ack), (900, 101));
-    conn.from_client(nic, flags::ACK, 0, 0, b"");
+    conn.to_server(nic, flags::ACK, 0, 0, b"");
     conn
 }
 
