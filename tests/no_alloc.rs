@@ -169,6 +169,37 @@ fn handing_over_costs_no_allocation() {
 }
 
 #[test]
+fn borrowing_local_ports_costs_no_allocation() {
+    let options = Options {
+        servers: 1,
+        ..options()
+    };
+    let mut rigs = Rig::with_ports(&options, 2, SteeringMode::Software, 2_000..=2_063);
+    for n in 0..100 {
+        // Ports in a row would be the workers' in turn.
+        rigs[0].receive_segment(WAN, &Segment::syn(n * 7_919 % 50_000, 0));
+        for _ in 0..4 {
+            for rig in &mut rigs {
+                rig.now = rig.now.plus(1);
+                rig.settle();
+            }
+        }
+    }
+    let stats = rigs.iter().map(|rig| &rig.stats);
+    let borrowed = stats.map(|stats| stats.event(Event::LocalPortBorrowed).get());
+    assert!(borrowed.sum::<u64>() > 0);
+    // They time out, rest, and go back.
+    for _ in 0..200_000 {
+        for rig in &mut rigs {
+            rig.now = rig.now.plus(1);
+            rig.settle();
+        }
+    }
+    assert!(rigs.iter().all(|rig| rig.worker.table().is_empty()));
+    assert_eq!(rigs[0].allocator_calls + rigs[1].allocator_calls, 0);
+}
+
+#[test]
 fn fragments_cost_no_allocation() {
     const MORE: u16 = 0x2000;
     let mut rig = Rig::new(&options());

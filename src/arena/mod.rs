@@ -409,7 +409,7 @@ mod tests {
             .write(true)
             .open(&path)
             .expect("the file");
-        let highest = State::UdpTwoWay as u8;
+        let highest = State::Redirect as u8;
         for slot in [0, 7, 9, SLOTS - 1] {
             let at = HEADER_BYTES + slot * size_of::<Entry>() + offset_of!(Entry, state);
             for state in 0..=u8::MAX {

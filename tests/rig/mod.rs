@@ -192,9 +192,19 @@ impl Rig {
 
     /// Workers that hand over to each other.
     pub fn several(options: &Options, workers: u8, mode: SteeringMode) -> Vec<Self> {
+        Self::with_ports(options, workers, mode, 1024..=65535)
+    }
+
+    /// The same with these local ports.
+    pub fn with_ports(
+        options: &Options,
+        workers: u8,
+        mode: SteeringMode,
+        ports: std::ops::RangeInclusive<u16>,
+    ) -> Vec<Self> {
         let reta = Reta::even(128, workers).expect("a table");
         let steering = Arc::new(Steering::new(DEFAULT_KEY, reta, mode).expect("steering"));
-        let classes = Arc::new(PortClasses::new(Arc::clone(&steering), 1024..=65535));
+        let classes = Arc::new(PortClasses::new(Arc::clone(&steering), ports));
         let servers = servers(options);
         let snapshot = Arc::new(snapshot(options, &servers, &steering, 1));
         let handovers = Handover::mesh(usize::from(workers), 256);
