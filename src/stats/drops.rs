@@ -161,8 +161,8 @@ drop_reasons! {
         "The segment can't occur in the connection's state (such as a SYN-ACK for a sequence number never sent).",
         "Look for a faulty real server or somebody forging segments.";
     ServerAbandoned = "server-abandoned":
-        "A real server answered a connection that had meanwhile moved elsewhere; it was reset.",
-        "The server answers SYNs too slowly; see syn-retry-after.";
+        "A real server answered a connection that had meanwhile moved elsewhere or begun anew, or out of an older one; it was reset.",
+        "Normal now and then; if it grows steadily, the server answers SYNs too slowly (see syn-retry-after), or local ports are used again too soon: add addresses to the pool.";
     ConnectionEnded = "connection-ended":
         "The packet's connection was ended by the gateway (server removed or down, or idle for too long); it was answered with RST.",
         "Drain servers before removing them; see the service's timeouts.";

@@ -458,15 +458,16 @@ impl<Io: BurstIo> Worker<Io> {
         let held = entry.held;
         self.stats.event(Event::StaleServer).add(1);
         self.reset_sender(at, segment, Event::ResetAbandoned);
-        drop(packet);
+        self.discard(packet, DropReason::ServerAbandoned);
         if let Some((syn, syn_at)) = self.packet_from_held(held) {
             self.forward(syn, &syn_at, slot, Direction::Forward, port);
         }
     }
 
     /// On an established or half-closed connection, the server answered the
-    /// client's new SYN as if it had never known the connection. Both have forgotten it: the
-    /// SYN becomes a new connection, and the server's half-open one is reset.
+    /// client's new SYN as if it had never known the connection. Both have
+    /// forgotten it: the SYN becomes a new connection, and the server's half-open
+    /// one is reset.
     pub(super) fn server_forgot(
         &mut self,
         packet: Io::Buf,
@@ -490,7 +491,7 @@ impl<Io: BurstIo> Worker<Io> {
         if !segment.flags.has(Flags::RST) {
             self.reset_sender(at, segment, Event::ResetAbandoned);
         }
-        drop(packet);
+        self.discard(packet, DropReason::ServerAbandoned);
         let entry = self.table.get_mut(slot);
         let before = std::mem::replace(&mut entry.state, State::Closed);
         self.state_changed(slot, before);

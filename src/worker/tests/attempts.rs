@@ -420,3 +420,18 @@ fn a_single_server_that_refuses_is_asked_from_another_local_address_once() {
     let refusal = lab.server_sends(refuse(&second)).to_client();
     assert_eq!((refusal.flags, refusal.ack), (flags::RST | flags::ACK, 101));
 }
+
+#[test]
+fn a_server_s_answer_out_of_an_older_connection_is_counted() {
+    let mut lab = Lab::new();
+    let first = lab.client_sends(syn(4000)).to_server();
+    let stale = first
+        .reply(flags::ACK)
+        .seq(7_000)
+        .ack(first.seq.wrapping_sub(5_000));
+    let out = lab.server_sends(stale).all_to_server();
+    let sent: Vec<_> = out.iter().map(|packet| packet.flags).collect();
+    assert_eq!(sent, [flags::RST, flags::SYN]);
+    assert_eq!(lab.event(Event::StaleServer), 1);
+    assert_eq!(lab.drops(DropReason::ServerAbandoned), 1);
+}
