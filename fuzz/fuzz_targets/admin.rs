@@ -183,7 +183,9 @@ fn start() -> Sender<Call> {
                         }
                         Command::Scan(scan) => Reply::Scanned(scan),
                         Command::Pools(scan) => Reply::Pools(scan),
+                        Command::Neighbors(scan) => Reply::Neighbors(scan),
                         Command::LastDrops(scan) => Reply::LastDrops(scan),
+                        Command::Explain(probe) => Reply::Explained(probe),
                         Command::Capture(tap) => {
                             let id = tap.id;
                             taps.push(tap);
