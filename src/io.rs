@@ -90,3 +90,33 @@ pub trait BurstIo {
     /// An empty packet, or `None` when the pool is exhausted.
     fn allocate(&mut self) -> Option<Self::Buf>;
 }
+
+#[cfg(test)]
+pub(crate) mod parts {
+    use super::{ChecksumStatus, PacketBuf};
+
+    /// A packet in several parts, as a chain of mbufs is.
+    pub(crate) struct Parts(pub(crate) Vec<Vec<u8>>);
+
+    impl PacketBuf for Parts {
+        fn bytes(&self) -> &[u8] {
+            &self.0[0]
+        }
+        fn bytes_mut(&mut self) -> &mut [u8] {
+            &mut self.0[0]
+        }
+        fn total_len(&self) -> usize {
+            self.0.iter().map(Vec::len).sum()
+        }
+        fn ipv4_checksum(&self) -> ChecksumStatus {
+            ChecksumStatus::Unknown
+        }
+        fn set_len(&mut self, _: usize) -> bool {
+            false
+        }
+        fn parts(&self, see: &mut dyn FnMut(&[u8])) {
+            self.0.iter().for_each(|part| see(part));
+        }
+        fn prefetch(&self) {}
+    }
+}

@@ -95,38 +95,14 @@ fn copy_out<B: PacketBuf>(packet: &B, offset: usize, into: &mut [u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::copy_out;
-    use crate::io::{ChecksumStatus, PacketBuf};
-
-    struct Segments(Vec<Vec<u8>>);
-
-    impl PacketBuf for Segments {
-        fn bytes(&self) -> &[u8] {
-            &self.0[0]
-        }
-        fn bytes_mut(&mut self) -> &mut [u8] {
-            &mut self.0[0]
-        }
-        fn total_len(&self) -> usize {
-            self.0.iter().map(Vec::len).sum()
-        }
-        fn ipv4_checksum(&self) -> ChecksumStatus {
-            ChecksumStatus::Unknown
-        }
-        fn set_len(&mut self, _: usize) -> bool {
-            false
-        }
-        fn parts(&self, see: &mut dyn FnMut(&[u8])) {
-            self.0.iter().for_each(|part| see(part));
-        }
-        fn prefetch(&self) {}
-    }
+    use crate::io::parts::Parts;
 
     #[test]
     fn a_payload_is_copied_over_all_segments() {
         let whole: Vec<u8> = (0..100).collect();
         for cuts in [(1, 2), (10, 50), (50, 50), (0, 99)] {
             let parts = [&whole[..cuts.0], &whole[cuts.0..cuts.1], &whole[cuts.1..]];
-            let packet = Segments(parts.map(<[u8]>::to_vec).to_vec());
+            let packet = Parts(parts.map(<[u8]>::to_vec).to_vec());
             for from in 0..=100 {
                 for to in from..=100 {
                     let mut into = vec![0; to - from];

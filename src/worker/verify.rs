@@ -93,32 +93,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::io::ChecksumStatus;
-
-    /// A packet in several parts, as a chain of mbufs is.
-    struct Parts(Vec<Vec<u8>>);
-
-    impl PacketBuf for Parts {
-        fn bytes(&self) -> &[u8] {
-            &self.0[0]
-        }
-        fn bytes_mut(&mut self) -> &mut [u8] {
-            &mut self.0[0]
-        }
-        fn total_len(&self) -> usize {
-            self.0.iter().map(Vec::len).sum()
-        }
-        fn ipv4_checksum(&self) -> ChecksumStatus {
-            ChecksumStatus::Unknown
-        }
-        fn set_len(&mut self, _: usize) -> bool {
-            false
-        }
-        fn parts(&self, see: &mut dyn FnMut(&[u8])) {
-            self.0.iter().for_each(|part| see(part));
-        }
-        fn prefetch(&self) {}
-    }
+    use crate::io::parts::Parts;
 
     const SRC: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
     const DST: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 100);
