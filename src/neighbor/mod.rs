@@ -25,8 +25,9 @@
 //! A next hop in use is asked again, by unicast and then by broadcast, before
 //! its address grows old, while packets still go to the known MAC: there is no
 //! gap. One that never answered is asked every [`RETRY_MS`], far below the second
-//! that a lost SYN would cost; its packets wait in a bounded queue. One that has
-//! failed is asked again as soon as somebody sends to it.
+//! that a lost SYN would cost; its packets wait in a bounded queue. A stranger has
+//! as long to answer and is asked less and less often: thousands of them may be
+//! nobody. One that has failed is asked again as soon as somebody sends to it.
 #![deny(unsafe_code)]
 
 mod index;
@@ -53,7 +54,8 @@ pub const RESIDENT_FRESH_MS: u64 = 5_000;
 pub const FRESH_MS: u64 = 30_000;
 /// Between two requests for the same next hop.
 pub const RETRY_MS: u64 = 100;
-/// Broadcast requests before an unknown next hop counts as unreachable.
+/// Broadcast requests, or times to ask, before an unknown next hop counts as
+/// unreachable.
 pub const RESOLVE_TRIES: u8 = 10;
 /// The same for one that has failed before: its packets wait for less.
 pub const AGAIN_TRIES: u8 = 3;
@@ -192,11 +194,24 @@ pub enum Resolution {
     Stale,
 }
 
+/// What a packet for a guest may have: its place among the strangers, and one
+/// among the packets that wait.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Room {
+    /// The place of whoever is there for longest, where none is free.
+    Any,
+    /// Only what is free. For what the gateway says in its own voice: it may say
+    /// it to thousands at once, and those who wait for an answer come first.
+    Spare,
+}
+
 /// What is due of a next hop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Due {
     /// An ARP request for it, to the known MAC or to broadcast.
     Ask(NextHop, MacAddr),
+    /// Nothing this time: it is given longer to answer.
+    Patience,
     /// It has not answered. True where the configuration names it.
     Lost(NextHop, bool),
 }
@@ -337,17 +352,16 @@ impl<B> Neighbors<B> {
 
     /// The next hop's index; it becomes a guest where it is none. `None` where
     /// there is no room for one.
-    pub fn index_of(&mut self, hop: NextHop, now: Millis) -> Option<NeighborIx> {
+    pub fn index_of(&mut self, hop: NextHop, room: Room, now: Millis) -> Option<NeighborIx> {
         if let Some(found) = self.find(hop) {
             return Some(NeighborIx(found));
         }
-        if self.strangers.len() >= self.strangers_max() {
+        if !self.has_room_for_stranger() {
+            if room == Room::Spare {
+                return None;
+            }
             self.displace();
-        }
-        let reserved = room_for_residents(self.capacity).saturating_sub(self.residents);
-        if self.unused() <= reserved {
-            self.displace();
-            if self.unused() <= reserved {
+            if self.unused() <= self.reserved() {
                 return None;
             }
         }
@@ -355,6 +369,15 @@ impl<B> Neighbors<B> {
         self.table[usize::from(ix)].role = Role::Stranger;
         self.strangers.push_back(&mut self.table, ix);
         Some(NeighborIx(ix))
+    }
+
+    fn has_room_for_stranger(&self) -> bool {
+        self.strangers.len() < self.strangers_max() && self.unused() > self.reserved()
+    }
+
+    /// Free slots that are kept for residents.
+    fn reserved(&self) -> usize {
+        room_for_residents(self.capacity).saturating_sub(self.residents)
     }
 
     /// Slots that are free.
@@ -593,12 +616,12 @@ impl<B> Neighbors<B> {
     }
 
     /// Lets a packet wait.
-    pub fn wait(&mut self, ix: NeighborIx, packet: B) -> Wait<B> {
+    pub fn wait(&mut self, ix: NeighborIx, room: Room, packet: B) -> Wait<B> {
         let Some(neighbor) = self.table.get(ix.ix()) else {
             return Wait::NoRoom(packet);
         };
         let guest = neighbor.role != Role::Resident;
-        self.waiting.push(&mut self.table, ix, guest, packet)
+        self.waiting.push(&mut self.table, ix, guest, room, packet)
     }
 
     /// Takes a packet, oldest first, that need not wait any longer.
@@ -662,10 +685,15 @@ impl<B> Neighbors<B> {
         }
         neighbor.tries += 1;
         neighbor.next_try = now.plus(RETRY_MS);
+        let ask = neighbor.role != Role::Stranger || neighbor.tries.is_power_of_two();
         let hop = neighbor.hop;
         self.asking.remove(&mut self.table, ix);
         self.asking.push_back(&mut self.table, ix);
-        Some(Due::Ask(hop, MacAddr(mac)))
+        Some(if ask {
+            Due::Ask(hop, MacAddr(mac))
+        } else {
+            Due::Patience
+        })
     }
 
     fn lose(&mut self, ix: u16) -> Due {
@@ -758,8 +786,7 @@ impl<B> Neighbors<B> {
         if self.walking || self.condemned.is_empty() {
             return false;
         }
-        let reserved = room_for_residents(self.capacity).saturating_sub(self.residents);
-        let unused = self.unused().saturating_sub(reserved);
+        let unused = self.unused().saturating_sub(self.reserved());
         let every = if self.unplaced || unused < self.capacity / 16 {
             0
         } else if unused < room_for_residents(self.capacity) {

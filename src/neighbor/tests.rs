@@ -28,14 +28,14 @@ fn empty() -> Neighbors<u32> {
 
 fn table() -> (Neighbors<u32>, NeighborIx) {
     let mut table = empty();
-    let ix = table.index_of(HOP, Millis(0)).expect("room");
+    let ix = table.index_of(HOP, Room::Any, Millis(0)).expect("room");
     (table, ix)
 }
 
 fn resident() -> (Neighbors<u32>, NeighborIx) {
     let mut table = empty();
     table.adopt(&[], &[HOP], Millis(0));
-    let ix = table.index_of(HOP, Millis(0)).expect("there");
+    let ix = table.index_of(HOP, Room::Any, Millis(0)).expect("there");
     (table, ix)
 }
 
@@ -58,7 +58,7 @@ fn walk(table: &mut Neighbors<u32>, now: Millis) {
 fn an_unknown_next_hop_is_asked_at_once_and_holds_packets() {
     let (mut table, ix) = table();
     assert_eq!(table.resolve(ix, Millis(0)), Resolution::Wait);
-    assert_eq!(table.wait(ix, 7), Wait::Waits);
+    assert_eq!(table.wait(ix, Room::Any, 7), Wait::Waits);
     assert_eq!(
         table.due(Millis(0)),
         Some(Due::Ask(HOP, MacAddr::BROADCAST))
@@ -80,7 +80,7 @@ fn an_unknown_next_hop_is_asked_at_once_and_holds_packets() {
 fn one_that_never_answers_fails_and_is_asked_again_at_once() {
     let (mut table, ix) = resident();
     assert_eq!(table.resolve(ix, Millis(0)), Resolution::Wait);
-    assert_eq!(table.wait(ix, 7), Wait::Waits);
+    assert_eq!(table.wait(ix, Room::Any, 7), Wait::Waits);
     let mut now = Millis(0);
     for _ in 0..RESOLVE_TRIES {
         assert_eq!(table.due(now), Some(Due::Ask(HOP, MacAddr::BROADCAST)));
@@ -187,7 +187,7 @@ fn strangers_make_way_for_one_another_and_for_nobody_else() {
     table.adopt(&[], &residents, Millis(0));
     let clients: Vec<_> = (100..120).map(hop).collect();
     for client in &clients {
-        let ix = table.index_of(*client, Millis(0)).expect("room");
+        let ix = table.index_of(*client, Room::Any, Millis(0)).expect("room");
         let _ = table.resolve(ix, Millis(0));
         assert_eq!(table.learn(*client, MAC, OWN, Millis(0)), Heard::News);
         assert!(table.keep(ix));
@@ -195,10 +195,12 @@ fn strangers_make_way_for_one_another_and_for_nobody_else() {
     let mut now = Millis(1);
     for n in 0..20_000 {
         now = now.plus(u64::from(n % 3 == 0));
-        let stranger = table.index_of(hop(1_000 + n), now).expect("room");
+        let stranger = table
+            .index_of(hop(1_000 + n), Room::Any, now)
+            .expect("room");
         assert_eq!(table.resolve(stranger, now), Resolution::Wait);
         assert!(!table.keep(stranger));
-        let _ = table.wait(stranger, n);
+        let _ = table.wait(stranger, Room::Any, n);
         while table.due(now).is_some() {}
         while table.take_waiting().is_some() {}
     }
@@ -208,9 +210,9 @@ fn strangers_make_way_for_one_another_and_for_nobody_else() {
     for client in &clients {
         assert_eq!(condition(&table, *client), Some(Condition::Known));
     }
-    let newcomer = table.index_of(hop(500_000), now).expect("room");
+    let newcomer = table.index_of(hop(500_000), Room::Any, now).expect("room");
     assert_eq!(table.resolve(newcomer, now), Resolution::Wait);
-    assert_eq!(table.wait(newcomer, 1), Wait::Waits);
+    assert_eq!(table.wait(newcomer, Room::Any, 1), Wait::Waits);
     assert_eq!(
         table.due(now),
         Some(Due::Ask(hop(500_000), MacAddr::BROADCAST))
@@ -224,11 +226,52 @@ fn strangers_make_way_for_one_another_and_for_nobody_else() {
 }
 
 #[test]
+fn what_the_gateway_says_by_itself_takes_nobodys_place() {
+    let mut table = empty();
+    let newcomer = table.index_of(HOP, Room::Any, Millis(0)).expect("room");
+    assert_eq!(table.resolve(newcomer, Millis(0)), Resolution::Wait);
+    assert_eq!(table.wait(newcomer, Room::Any, 1), Wait::Waits);
+    let mut turned_away = 0;
+    for n in 0..2 * WAITING as u32 {
+        let Some(stranger) = table.index_of(hop(1_000 + n), Room::Spare, Millis(0)) else {
+            turned_away += 1;
+            continue;
+        };
+        let _ = table.resolve(stranger, Millis(0));
+        assert_eq!(table.wait(stranger, Room::Spare, n), Wait::Waits);
+    }
+    assert!(turned_away > 0);
+    for n in 0..2 * WAITING as u32 {
+        let wait = table.wait(newcomer, Room::Spare, n);
+        assert!(matches!(wait, Wait::Waits | Wait::NoRoom(_)));
+    }
+    table.learn(HOP, MAC, OWN, Millis(1));
+    assert_eq!(table.take_waiting(), Some((Over::Known(newcomer), 1)));
+}
+
+#[test]
+fn a_stranger_is_asked_less_and_less_often_and_has_as_long_to_answer() {
+    let mut table = empty();
+    let stranger = table.index_of(HOP, Room::Any, Millis(0)).expect("room");
+    let _ = table.resolve(stranger, Millis(0));
+    let mut asked = Vec::new();
+    let lost = (0..2_000).find(|ms| {
+        let due = table.due(Millis(*ms));
+        if matches!(due, Some(Due::Ask(..))) {
+            asked.push(*ms);
+        }
+        matches!(due, Some(Due::Lost(..)))
+    });
+    assert_eq!(asked, [0, 100, 300, 700]);
+    assert_eq!(lost, Some(u64::from(RESOLVE_TRIES) * RETRY_MS));
+}
+
+#[test]
 fn the_guest_unused_for_longest_makes_way() {
     let mut table = empty();
     let mut kept = Vec::new();
     for n in 0..20 {
-        let ix = table.index_of(hop(n), Millis(0)).expect("room");
+        let ix = table.index_of(hop(n), Room::Any, Millis(0)).expect("room");
         table.learn(hop(n), MAC, OWN, Millis(0));
         assert!(table.keep(ix));
         kept.push(ix);
@@ -240,7 +283,7 @@ fn the_guest_unused_for_longest_makes_way() {
         }
     }
     table.age(now, ROOM);
-    table.index_of(hop(100), now).expect("room");
+    table.index_of(hop(100), Room::Any, now).expect("room");
     table.learn(hop(100), MAC, OWN, now);
     assert_eq!(condition(&table, hop(5)), None);
     assert_eq!(table.resolve(kept[5], now), Resolution::Stale);
@@ -272,7 +315,7 @@ fn servers_come_and_go_for_ever() {
         table.adopt(&before, &now_named, now);
         before = now_named;
         for hop in &before {
-            let ix = table.index_of(*hop, now).expect("room");
+            let ix = table.index_of(*hop, Room::Any, now).expect("room");
             assert!(table.hop(ix).expect("there").is_resident(), "{round}");
             let _ = table.resolve(ix, now);
             table.learn(*hop, MAC, OWN, now);
@@ -295,7 +338,7 @@ fn residents_without_a_place_get_one_after_the_walk() {
         before = named;
         for hop in named.iter() {
             table.learn(*hop, MAC, OWN, Millis(0));
-            if let Some(ix) = table.index_of(*hop, Millis(0)) {
+            if let Some(ix) = table.index_of(*hop, Room::Any, Millis(0)) {
                 table.keep(ix);
             }
         }
@@ -313,24 +356,28 @@ fn places_for_waiting_packets_are_shared() {
     let residents: Vec<_> = (0..8).map(hop).collect();
     table.adopt(&[], &residents, Millis(0));
     for n in 0..1_000 {
-        let ix = table.index_of(hop(1_000 + n), Millis(0)).expect("room");
+        let ix = table
+            .index_of(hop(1_000 + n), Room::Any, Millis(0))
+            .expect("room");
         let _ = table.resolve(ix, Millis(0));
-        let wait = table.wait(ix, n);
+        let wait = table.wait(ix, Room::Any, n);
         assert!(!matches!(wait, Wait::NoRoom(_)), "{n}");
         while table.take_waiting().is_some() {}
     }
     assert!(table.waiting() <= WAITING_FOR_GUESTS);
-    let ix = table.index_of(residents[0], Millis(0)).expect("there");
+    let ix = table
+        .index_of(residents[0], Room::Any, Millis(0))
+        .expect("there");
     for n in 0..u32::from(WAITING_PER_HOP) {
-        assert!(!matches!(table.wait(ix, n), Wait::NoRoom(_)));
+        assert!(!matches!(table.wait(ix, Room::Any, n), Wait::NoRoom(_)));
     }
-    assert_eq!(table.wait(ix, 99), Wait::NoRoom(99));
+    assert_eq!(table.wait(ix, Room::Any, 99), Wait::NoRoom(99));
 }
 
 #[test]
 fn counts_follow_the_walk() {
     let (mut table, ix) = resident();
-    let _ = table.index_of(hop(5), Millis(0));
+    let _ = table.index_of(hop(5), Room::Any, Millis(0));
     table.learn(HOP, MAC, OWN, Millis(0));
     assert!(is_sent(table.resolve(ix, Millis(0))));
     table.age(Millis(1), 8);
@@ -392,7 +439,7 @@ proptest! {
                     {
                         ix = None;
                     }
-                    let ix = ix.or_else(|| table.index_of(to, now));
+                    let ix = ix.or_else(|| table.index_of(to, Room::Any, now));
                     if let Some(ix) = ix {
                         prop_assert_eq!(table.hop(ix).map(|known| known.hop), Some(to));
                         match table.resolve(ix, now) {
@@ -401,7 +448,7 @@ proptest! {
                                 u32::from(to.addr)
                             ),
                             Resolution::Wait => {
-                                let _ = table.wait(ix, u32::from(to.addr));
+                                let _ = table.wait(ix, Room::Any, u32::from(to.addr));
                             }
                             Resolution::Stale => prop_assert!(false, "fresh and stale"),
                         }

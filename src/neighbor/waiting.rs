@@ -7,7 +7,7 @@
 
 use arrayvec::ArrayVec;
 
-use super::{Condition, Neighbor};
+use super::{Condition, Neighbor, Room};
 use crate::ids::NeighborIx;
 
 /// Packets that may wait in all.
@@ -77,6 +77,7 @@ impl<B> Waiting<B> {
         table: &mut [Neighbor],
         ix: NeighborIx,
         guest: bool,
+        room: Room,
         packet: B,
     ) -> Wait<B> {
         if table[ix.ix()].waiting == WAITING_PER_HOP {
@@ -84,6 +85,9 @@ impl<B> Waiting<B> {
         }
         let full = self.packets.is_full() || (guest && self.guests == WAITING_FOR_GUESTS);
         let gone = if full {
+            if room == Room::Spare {
+                return Wait::NoRoom(packet);
+            }
             let Some(oldest) = self.packets.iter().position(|waits| waits.guest) else {
                 return Wait::NoRoom(packet);
             };

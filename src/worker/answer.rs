@@ -15,6 +15,7 @@ use crate::ids::{NeighborIx, PortIx};
 use crate::io::{BurstIo, PacketBuf};
 use crate::nat::reset::{self, ResetFields};
 use crate::nat::rewrite::Mapping;
+use crate::neighbor::Room;
 use crate::stats::{DropReason, Event};
 use crate::wire::icmp::{IcmpError, MAX_ERROR_LEN};
 use crate::wire::ipv4::{Ipv4Repr, Ipv4View};
@@ -123,7 +124,7 @@ impl<Io: BurstIo> Worker<Io> {
         protocol: u8,
         write: impl FnOnce(&mut [u8]) -> Option<usize>,
     ) -> Result<(), DropReason> {
-        let hop = self.hop_towards(dst)?;
+        let hop = self.hop_towards(dst, Room::Spare)?;
         let mut packet = self.io.allocate().ok_or(DropReason::NoBuffer)?;
         let room = L3 + IP_HEADER + MAX_ERROR_LEN;
         if !packet.set_len(room) {
@@ -154,7 +155,7 @@ impl<Io: BurstIo> Worker<Io> {
         if self.captures.is_on() {
             self.captures.note_answer();
         }
-        self.emit(packet, hop);
+        self.emit_own(packet, hop);
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use crate::ids::PortIx;
 use crate::io::{BurstIo, PacketBuf};
 use crate::nat::icmp::{Quote, quote, translate_error};
 use crate::nat::rewrite::Mapping;
+use crate::neighbor::Room;
 use crate::stats::{DropReason, Event};
 use crate::wire::icmp::{IcmpType, IcmpView};
 
@@ -91,7 +92,7 @@ impl<Io: BurstIo> Worker<Io> {
         if !self.may_echo(at.src) {
             return self.discard(packet, DropReason::EchoWithheld);
         }
-        let hop = match self.hop_towards(at.src) {
+        let hop = match self.hop_towards(at.src, Room::Any) {
             Ok(hop) => hop,
             Err(reason) => return self.discard(packet, reason),
         };

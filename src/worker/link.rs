@@ -188,7 +188,7 @@ impl<Io: BurstIo> Worker<Io> {
                     // configuration names.
                     self.tell(Reply::Notice(Notice::NextHopSilent(hop)));
                 }
-                Some(Due::Lost(_, false)) => {}
+                Some(Due::Lost(_, false) | Due::Patience) => {}
             }
         }
     }

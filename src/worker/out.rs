@@ -6,7 +6,7 @@ use super::Worker;
 use super::parse::L3;
 use crate::ids::{NeighborIx, PortIx};
 use crate::io::{BurstIo, PacketBuf};
-use crate::neighbor::{Over, Resolution, Wait};
+use crate::neighbor::{Over, Resolution, Room, Wait};
 use crate::stats::{DropReason, Event};
 
 const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
@@ -31,15 +31,24 @@ impl<Io: BurstIo> Worker<Io> {
                 ethernet[12..].copy_from_slice(&ETHERTYPE_IPV4);
                 self.transmit(packet, port);
             }
-            Resolution::Wait => self.let_wait(packet, hop),
+            Resolution::Wait => self.let_wait(packet, hop, Room::Any),
             Resolution::Stale => self.emit_anew(packet),
+        }
+    }
+
+    /// Sends an IP packet of our own, or lets it wait where that keeps no
+    /// other packet from it.
+    pub(super) fn emit_own(&mut self, packet: Io::Buf, hop: NeighborIx) {
+        match self.neighbors.resolve(hop, self.now) {
+            Resolution::Wait => self.let_wait(packet, hop, Room::Spare),
+            Resolution::Send(..) | Resolution::Stale => self.emit(packet, hop),
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn let_wait(&mut self, packet: Io::Buf, hop: NeighborIx) {
-        match self.neighbors.wait(hop, packet) {
+    fn let_wait(&mut self, packet: Io::Buf, hop: NeighborIx, room: Room) {
+        match self.neighbors.wait(hop, room, packet) {
             Wait::Waits => {}
             Wait::InsteadOf(gone) => {
                 self.aside(|worker| worker.discard(gone, DropReason::NeighborQueueFull));
@@ -62,10 +71,10 @@ impl<Io: BurstIo> Worker<Io> {
         let Some(destination) = destination else {
             return self.discard(packet, DropReason::Ipv4Malformed);
         };
-        match self.hop_towards(destination) {
+        match self.hop_towards(destination, Room::Any) {
             Ok(hop) => match self.neighbors.resolve(hop, self.now) {
                 Resolution::Send(..) => self.emit(packet, hop),
-                Resolution::Wait => self.let_wait(packet, hop),
+                Resolution::Wait => self.let_wait(packet, hop, Room::Any),
                 Resolution::Stale => self.discard(packet, DropReason::NeighborTableFull),
             },
             Err(reason) => self.discard(packet, reason),
@@ -128,15 +137,22 @@ impl<Io: BurstIo> Worker<Io> {
     }
 
     /// The next hop towards an address, by the routing table.
-    pub(super) fn hop_towards(&mut self, destination: Ipv4Addr) -> Result<NeighborIx, DropReason> {
+    pub(super) fn hop_towards(
+        &mut self,
+        destination: Ipv4Addr,
+        room: Room,
+    ) -> Result<NeighborIx, DropReason> {
         let hop = self
             .snapshot
             .routes
             .lookup(destination)
             .ok_or(DropReason::NoRoute)?;
         self.neighbors
-            .index_of(hop, self.now)
-            .ok_or(DropReason::NeighborTableFull)
+            .index_of(hop, room, self.now)
+            .ok_or(match room {
+                Room::Any => DropReason::NeighborTableFull,
+                Room::Spare => DropReason::NeighborQueueFull,
+            })
     }
 
     /// The MTU of the port that a next hop is on, bytes.

@@ -14,6 +14,7 @@ use crate::conntrack::tcp::{self, Flags, Segment, Verdict};
 use crate::ids::{NeighborIx, PortIx, ServerIx, SlotIx, WorkerIx};
 use crate::io::{BURST, BurstIo, PacketBuf};
 use crate::nat::rewrite::{self, Mapping, Shift};
+use crate::neighbor::Room;
 use crate::service::snapshot::{AddressKind, Answer};
 use crate::stats::{DropReason, Event};
 use crate::wire::tcp::{TcpOption, TcpView};
@@ -508,7 +509,7 @@ impl<Io: BurstIo> Worker<Io> {
             Direction::Forward => entry.server_addr,
             Direction::Reverse => entry.client,
         };
-        let hop = self.hop_towards(destination)?;
+        let hop = self.hop_towards(destination, Room::Any)?;
         if !self.neighbors.keep(hop) {
             return Ok(hop);
         }
