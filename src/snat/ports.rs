@@ -178,6 +178,8 @@ pub struct PortSet {
     len: u32,
     /// The bit at which the search for a port begins.
     cursor: u32,
+    /// The bit at which the search for a port in use begins.
+    hand: u32,
     capacity: u32,
     used_count: u32,
     resting_count: u32,
@@ -211,12 +213,14 @@ impl PortSet {
                 }
             }
         }
+        let start = (seed % u64::from(len.max(1))) as u32;
         Self {
             free,
             resting: InitiallyEmpty::new(len),
             base,
             len,
-            cursor: (seed % u64::from(len.max(1))) as u32,
+            cursor: start,
+            hand: start,
             capacity,
             used_count: 0,
             resting_count: 0,
@@ -243,17 +247,27 @@ impl PortSet {
         Some(self.take(bit))
     }
 
-    /// The next port in use. For a set without a free or resting port: the one
-    /// taken longest ago that was not asked for since. The cursor moves behind
-    /// it, so that the next call looks further; `budget` bounds how far this
-    /// one looks. The port stays in use: whoever gives it to another connection
-    /// ends the old one without releasing it.
+    /// Where to look for a port in use whose connection may have to go. It moves
+    /// by [`PortSet::set_hand`] alone, so what it comes to next was not looked at
+    /// for longest, wherever ports are taken and stolen meanwhile.
+    pub fn hand(&self) -> u32 {
+        self.hand
+    }
+
+    /// Where to look the next time.
+    pub fn set_hand(&mut self, at: u32) {
+        self.hand = at;
+    }
+
+    /// The next port in use from `at` on, which moves behind it; `budget` bounds
+    /// how many bits are looked at. The port stays in use: whoever gives it to
+    /// another connection ends the old one without releasing it.
     #[inline]
-    pub fn next_in_use(&mut self, budget: &mut u32) -> Option<u16> {
+    pub fn next_in_use(&self, at: &mut u32, budget: &mut u32) -> Option<u16> {
         while self.used_count > 0 && *budget > 0 {
             *budget -= 1;
-            let bit = self.cursor;
-            self.cursor = self.after(bit);
+            let bit = *at;
+            *at = self.after(bit);
             if !self.free.contains(bit)
                 && !self.resting.contains(bit)
                 && let Some(port) = self.port_of(bit)

@@ -14,8 +14,8 @@
 //! 5. established TCP: never.
 //!
 //! `open` and `lend` call it for a packet that makes a connection. Work is
-//! bounded: a clock hand over the table, and for ports the cursor of their set,
-//! just ahead of which are those taken longest ago. No list is kept. While the
+//! bounded: a clock hand over the table, and one over each set of ports. No list is
+//! kept. While the
 //! table is nearly full, the hand goes on between two bursts until it points at
 //! somebody who may go, so that the packet that needs the room finds it.
 
@@ -41,6 +41,9 @@ const GUESTS: u32 = 8;
 
 /// The same of young ones: an idle flow may be among them.
 const YOUNG_GUESTS: u32 = 64;
+
+/// The same of the guests that have a local port.
+const YOUNG_PORTS: u32 = 4;
 
 /// A guest is young for so long.
 const YOUNG_MS: u64 = 1_000;
@@ -187,8 +190,10 @@ impl<Io: BurstIo> Worker<Io> {
     }
 
     /// A local port towards `server` whose connection gives way to another one:
-    /// of the ports in use that the cursors of the sets meet next, the first
-    /// that a guest has; else that of the UDP flow idle for longest.
+    /// of the ports in use that the hands of the sets meet next, that of the
+    /// first guest; else of the UDP flow idle for longest; else of the oldest
+    /// young guest. Of TCP, a few young ones do: an honest client that was just
+    /// given a port in the hand's way is younger than its neighbours.
     pub(super) fn take_port(
         &mut self,
         server_ix: ServerIx,
@@ -198,34 +203,40 @@ impl<Io: BurstIo> Worker<Io> {
         let server = self.snapshot.server(server_ix)?;
         let locals = &server.locals;
         let mut budget = PORT_REACH;
-        let mut idle: Option<(u64, SlotIx)> = None;
-        let (mut guest, mut young) = (None, None);
+        let mut young = match protocol {
+            // None of them is ever idle.
+            proto::TCP => YOUNG_PORTS,
+            _ => PORT_REACH,
+        };
+        let mut best = None;
         for i in 0..locals.len() {
             let (local, set) = locals[first.wrapping_add(i) % locals.len()];
             let Some(ports) = self.sets.get_mut(set.ix()).and_then(Option::as_deref_mut) else {
                 continue;
             };
-            while guest.is_none()
-                && let Some(port) = ports.next_in_use(&mut budget)
+            let mut at = ports.hand();
+            let mut passed = None;
+            while young > 0
+                && best.is_none_or(|((rank, _), _)| rank < Rank::Guest)
+                && let Some(port) = ports.next_in_use(&mut at, &mut budget)
             {
                 let tuple = tuple_towards(server, local, port, protocol);
                 let hash = self.table.server_hash(&tuple);
                 let Some(slot) = self.table.find_server(hash, &tuple) else {
                     continue;
                 };
-                match rank(self.table.get(slot), self.now) {
-                    // Those that come after it are younger, and none is idle.
-                    Some((Rank::Young, _)) if protocol == proto::TCP => guest = Some(slot),
-                    Some((Rank::Young, _)) => young = young.or(Some(slot)),
-                    Some((Rank::Guest, _)) => guest = Some(slot),
-                    Some((Rank::Idle, ms)) if idle.is_none_or(|(most, _)| ms > most) => {
-                        idle = Some((ms, slot));
-                    }
-                    _ => {}
+                let Some(found) = rank(self.table.get(slot), self.now) else {
+                    continue;
+                };
+                passed.get_or_insert(at);
+                young -= u32::from(found.0 == Rank::Young);
+                if best.is_none_or(|(other, _)| found > other) {
+                    best = Some((found, slot));
                 }
             }
+            ports.set_hand(passed.unwrap_or(at));
         }
-        let slot = guest.or(idle.map(|(_, slot)| slot)).or(young)?;
+        let (_, slot) = best?;
         Some(self.take_port_of(slot))
     }
 

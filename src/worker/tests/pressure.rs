@@ -134,6 +134,43 @@ fn ports_held_by_half_open_connections_go_to_new_ones_oldest_first() {
 }
 
 #[test]
+fn a_client_that_was_given_a_port_a_moment_ago_keeps_it() {
+    let mut lab = Lab::with_ports(2000..=2015);
+    lab.set_server(1, ServerState::Removed);
+    let mut flows = Vec::new();
+    for nth in 0..14 {
+        if nth == 5 || nth == 7 {
+            flows.push(lab.connect(4_000 + nth));
+        }
+        lab.client_sends(spoofed_syn(nth));
+    }
+    assert_eq!(lab.ports_in_use(), 16);
+    lab.pass(1_100);
+    // Their ports go to others: first the one that was taken later.
+    let mut honest = Vec::new();
+    for port in [5_000, 5_001] {
+        let flow = flows.pop().expect("two");
+        lab.client_sends(flow.client_segment(flags::RST));
+        honest.push(
+            lab.client_sends(Tcp::from_client(port, flags::SYN).seq(1))
+                .to_server(),
+        );
+    }
+    assert_eq!(lab.event(Event::LocalPortStolen), 2);
+    for nth in 14..26 {
+        lab.client_sends(spoofed_syn(nth));
+    }
+    assert_eq!(lab.event(Event::HalfOpenPortTaken), 12);
+    for syn in honest {
+        let answer = syn
+            .reply(flags::SYN | flags::ACK)
+            .seq(9)
+            .ack(syn.seq.wrapping_add(1));
+        assert_eq!(lab.server_sends(answer).to_client().dst, CLIENT);
+    }
+}
+
+#[test]
 fn a_server_without_ports_leaves_the_connection_to_another() {
     let mut lab = Lab::with_ports(2000..=2003);
     for nth in 0..4 {

@@ -35,12 +35,9 @@ use crate::harness::topology::Lab;
 /// Nothing an honest client waits for may take longer.
 const SLOW: Duration = Duration::from_millis(200);
 
-/// The same of the metrics: Prometheus waits for them.
-const SLOW_METRICS: Duration = Duration::from_secs(2);
-
-/// The same of the admin socket, for which people wait: whoever keeps a place
-/// there may have it for two seconds before the next client gets it.
-const SLOW_ADMIN: Duration = Duration::from_secs(3);
+/// The same of metrics and admin socket: whoever keeps a place there may have it
+/// for two seconds before the next client gets it.
+const SLOW_PLACE: Duration = Duration::from_secs(3);
 
 /// Room for frames in the queue of the client's device. A gateway that does not
 /// get a core for a while has its frames wait there; it is not what is tested.
@@ -333,7 +330,7 @@ fn ping(socket: &Path) -> io::Result<()> {
             Ok(_) => return Ok(()),
             Err(error) => error,
         };
-        if start.elapsed() > SLOW_ADMIN {
+        if start.elapsed() > SLOW_PLACE {
             return Err(io::Error::other(error));
         }
         thread::sleep(Duration::from_millis(50));
@@ -461,8 +458,7 @@ impl Spell {
     fn faults(&self) -> impl Iterator<Item = String> {
         self.honest.iter().filter_map(|(name, record)| {
             let slow = match *name {
-                "metrics" => SLOW_METRICS,
-                "admin" => SLOW_ADMIN,
+                "metrics" | "admin" => SLOW_PLACE,
                 _ => SLOW,
             };
             let slow = record.slower_than(slow);
