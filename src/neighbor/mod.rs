@@ -137,6 +137,8 @@ pub struct Neighbor {
     asked: bool,
     /// Connections may have its index.
     kept: bool,
+    /// Its MAC was another one before it was last heard.
+    moved: bool,
     tries: u8,
     waiting: u16,
     links: [Link; 2],
@@ -164,6 +166,12 @@ impl Neighbor {
             Condition::Incomplete if self.silent => Condition::Failed,
             condition => condition,
         }
+    }
+
+    /// When it was first heard with its MAC, if it had another one before and was
+    /// not confirmed since. What was sent before that is lost.
+    pub fn moved_at(&self) -> Option<Millis> {
+        self.moved.then_some(self.heard)
     }
 
     /// Its MAC address, where it is known.
@@ -223,8 +231,10 @@ pub enum Heard {
     Unknown,
     /// Known already.
     Same,
-    /// Another MAC, or one that needed confirmation.
+    /// A MAC that was not known, or needed confirmation.
     News,
+    /// Another MAC than the one that packets went to.
+    Moved,
     /// News of a resident that had not answered before.
     Returned,
 }
@@ -395,6 +405,7 @@ impl<B> Neighbors<B> {
             used: false,
             asked: false,
             kept: false,
+            moved: false,
             tries: 0,
             waiting: 0,
             links: [Link::NONE; 2],
@@ -645,6 +656,8 @@ impl<B> Neighbors<B> {
             || neighbor.asked
             || now.since(neighbor.heard) >= fresh / 2;
         let returned = neighbor.silent && neighbor.role == Role::Resident;
+        let moved = neighbor.condition == Condition::Known && neighbor.l2 != l2;
+        neighbor.moved = moved;
         neighbor.l2 = l2;
         neighbor.condition = Condition::Known;
         neighbor.silent = false;
@@ -659,10 +672,11 @@ impl<B> Neighbors<B> {
             self.table[usize::from(ix)].used_at = now;
             self.settle(ix);
         }
-        match (returned, news) {
-            (true, _) => Heard::Returned,
-            (false, true) => Heard::News,
-            (false, false) => Heard::Same,
+        match (returned, moved, news) {
+            (true, ..) => Heard::Returned,
+            (false, true, _) => Heard::Moved,
+            (false, false, true) => Heard::News,
+            (false, false, false) => Heard::Same,
         }
     }
 

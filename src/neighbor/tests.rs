@@ -152,8 +152,14 @@ fn doubt_asks_by_broadcast_at_once() {
     assert_eq!(table.due(now), Some(Due::Ask(HOP, MacAddr::BROADCAST)));
     assert_eq!(table.due(now), None, "once");
     let other = MacAddr([2, 0, 0, 0, 0, 2]);
-    assert_eq!(table.learn(HOP, other, OWN, now), Heard::News);
-    assert_eq!(table.known(HOP).expect("there").mac(), Some(other));
+    assert_eq!(table.learn(HOP, other, OWN, now), Heard::Moved);
+    let neighbor = table.known(HOP).expect("there");
+    assert_eq!(
+        (neighbor.mac(), neighbor.moved_at()),
+        (Some(other), Some(now))
+    );
+    assert_eq!(table.learn(HOP, other, OWN, now.plus(1)), Heard::Same);
+    assert_eq!(table.known(HOP).expect("there").moved_at(), None);
 }
 
 #[test]

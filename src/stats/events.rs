@@ -74,6 +74,8 @@ events! {
         "SYN-ACKs of servers that had been given up, taken since no other had answered yet.";
     SynReplayed = "syn-replayed":
         "Held SYNs replayed as a new connection after the old one was reset.";
+    SynResent = "syn-resent":
+        "Held SYNs sent again because their next hop had taken another MAC address.";
     SynHoldFull = "syn-hold-full":
         "SYNs not held, or no longer, because the store was full or they were too long.";
     StaleServer = "stale-server":

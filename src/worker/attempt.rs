@@ -95,7 +95,7 @@ impl<Io: BurstIo> Worker<Io> {
         Some(std::mem::replace(&mut entry.held, NIL))
     }
 
-    fn packet_from_held(&mut self, held: u32) -> Option<(Io::Buf, Packet)> {
+    pub(super) fn packet_from_held(&mut self, held: u32) -> Option<(Io::Buf, Packet)> {
         let Some(mut packet) = self.io.allocate() else {
             self.not_made(DropReason::NoBuffer);
             return None;

@@ -6,7 +6,7 @@
 //! SYN that carries data (TCP Fast Open) is held whole, in a second class of
 //! longer places. When a class is full, the copy that has been held longest
 //! goes: it has had its second attempt long ago, or its client soon sends the
-//! SYN again. Called by `attempt` alone; never allocates once made.
+//! SYN again. Called by `attempt` and `resend` alone; never allocates once made.
 
 use crate::conntrack::entry::NIL;
 use crate::ids::SlotIx;
@@ -148,6 +148,21 @@ impl HeldSyns {
         self.short.used + self.long.used
     }
 
+    /// Places there are.
+    pub fn places(&self) -> usize {
+        self.short.places.len() + self.long.places.len()
+    }
+
+    /// Whose SYN is in a place, if one is.
+    pub fn owner(&self, place: usize) -> Option<SlotIx> {
+        let short = self.short.places.len();
+        let place = match place.checked_sub(short) {
+            None => self.short.places.get(place),
+            Some(long) => self.long.places.get(long),
+        };
+        place.filter(|place| place.len > 0).map(|place| place.owner)
+    }
+
     /// Holds a copy of an IP packet for the connection `owner`: its number, and
     /// the connection that loses its own for it. `None` where the packet is too
     /// long.
@@ -181,7 +196,7 @@ impl HeldSyns {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
+    use std::collections::{BTreeSet, VecDeque};
 
     use proptest::collection::vec;
     use proptest::prelude::*;
@@ -221,6 +236,9 @@ mod tests {
                     store.release(held);
                 }
                 prop_assert_eq!(store.len(), model.len());
+                let owners = (0..store.places()).filter_map(|place| store.owner(place));
+                let expected: BTreeSet<_> = model.iter().map(|&(_, n)| n).collect();
+                prop_assert_eq!(owners.map(|slot| slot.0).collect::<BTreeSet<_>>(), expected);
                 for &(held, n) in &model {
                     prop_assert_eq!(store.get(held), [n as u8; 50]);
                 }

@@ -120,7 +120,9 @@ impl<Io: BurstIo> Worker<Io> {
                 self.tell_arp(ArpNews::Overheard(learned));
             }
             Heard::Unknown | Heard::Same => {}
-            Heard::News | Heard::Returned => self.tell_arp(ArpNews::Learned(learned)),
+            Heard::News | Heard::Moved | Heard::Returned => {
+                self.tell_arp(ArpNews::Learned(learned))
+            }
         }
     }
 
@@ -128,7 +130,10 @@ impl<Io: BurstIo> Worker<Io> {
         if heard == Heard::Returned {
             self.tell(Reply::Notice(Notice::NextHopAnswers(hop)));
         }
-        if matches!(heard, Heard::News | Heard::Returned) {
+        if heard == Heard::Moved {
+            self.start_resending();
+        }
+        if matches!(heard, Heard::News | Heard::Moved | Heard::Returned) {
             self.release_waiting();
         }
     }
@@ -232,6 +237,7 @@ impl<Io: BurstIo> Worker<Io> {
         if self.neighbors.waiting() > 0 {
             self.release_waiting();
         }
+        self.resend_lost();
         self.free_hops();
         let counts = self.neighbors.counts();
         self.stats.next_hops.residents.set(&counts.residents);

@@ -57,6 +57,7 @@ pub mod parse;
 mod path;
 mod path_mtu;
 mod pieces;
+mod resend;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -101,6 +102,7 @@ use link::Defended;
 use message::{Backlog, DropScan, Link, NeighborScan, PoolScan, Scan, Update};
 use owed::Turns;
 use path_mtu::NarrowClients;
+use resend::Resend;
 
 /// The time of one poll round.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -292,6 +294,7 @@ pub struct Worker<Io: BurstIo> {
     announcing: Announcing,
     defended: Defended,
     hop_walk: HopWalk,
+    resend: Resend,
     loans: Loans,
     /// The packet that is being handled was redirected here: see
     /// [`HandedOver::redirected`].
@@ -365,6 +368,7 @@ impl<Io: BurstIo> Worker<Io> {
             announcing: Announcing::everything(now.ms),
             defended: Defended::new(),
             hop_walk: HopWalk::default(),
+            resend: Resend::default(),
             loans: Loans::NONE,
             redirected: false,
             hand: Hand::default(),

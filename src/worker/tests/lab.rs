@@ -385,6 +385,8 @@ pub(super) struct Lab {
     resolves: bool,
     /// Those for such addresses are not.
     pub is_absent: fn(Ipv4Addr) -> bool,
+    /// The MAC address of all servers; what goes to another one is lost.
+    pub server_mac: MacAddr,
 }
 
 impl Lab {
@@ -441,6 +443,7 @@ impl Lab {
             losses: 0,
             resolves,
             is_absent: |_| false,
+            server_mac: PEER,
         };
         lab.pass(2);
         lab
@@ -467,7 +470,7 @@ impl Lab {
     fn collect(&mut self) -> Out {
         let mut out = Out::default();
         loop {
-            let asked = take(&mut self.worker.io, &mut out);
+            let asked = take(&mut self.worker.io, &mut out, self.server_mac);
             if asked.is_empty() || !self.resolves {
                 return out;
             }
@@ -481,7 +484,8 @@ impl Lab {
     }
 
     fn push_arp_answer(&mut self, port: PortIx, addr: Ipv4Addr) {
-        self.worker.io.rx[port.ix()].push_back(arp_answer(port, addr));
+        let mac = if port == LAN { self.server_mac } else { PEER };
+        self.worker.io.rx[port.ix()].push_back(arp_answer(port, addr, mac));
     }
 
     pub fn arp_answer(&mut self, addr: Ipv4Addr) -> Out {
@@ -893,14 +897,17 @@ fn setup(
 
 /// Takes what a worker transmitted; returns the addresses that it asks the MAC
 /// addresses of.
-fn take(io: &mut MemoryIo, out: &mut Out) -> Vec<(PortIx, Ipv4Addr)> {
+fn take(io: &mut MemoryIo, out: &mut Out, server_mac: MacAddr) -> Vec<(PortIx, Ipv4Addr)> {
     let mut asked = Vec::new();
     for port in [WAN, LAN] {
         for packet in std::mem::take(&mut io.tx[port.ix()]) {
             let frame = EthernetView::new_checked(packet.bytes()).expect("a frame");
             assert_eq!(frame.src(), OWN[port.ix()]);
             if frame.ethertype() == EtherType::IPV4 {
-                assert_eq!(frame.dst(), PEER);
+                if port == LAN && frame.dst() != server_mac {
+                    continue;
+                }
+                assert!(port == LAN || frame.dst() == PEER);
                 let total = u16::from_be_bytes([frame.payload()[2], frame.payload()[3]]);
                 let ip = frame.payload()[..usize::from(total)].to_vec();
                 out.ip.push((port, ip));
@@ -918,11 +925,11 @@ fn take(io: &mut MemoryIo, out: &mut Out) -> Vec<(PortIx, Ipv4Addr)> {
 }
 
 /// The answer to an ARP request about `addr` on `port`.
-fn arp_answer(port: PortIx, addr: Ipv4Addr) -> MemoryBuf {
+fn arp_answer(port: PortIx, addr: Ipv4Addr, sender_mac: MacAddr) -> MemoryBuf {
     let mut answer = [0; 28];
     ArpRepr {
         op: ArpOp::Reply,
-        sender_mac: PEER,
+        sender_mac,
         sender_ip: addr,
         target_mac: OWN[port.ix()],
         target_ip: Ipv4Addr::UNSPECIFIED,

@@ -249,3 +249,26 @@ fn an_unanswered_syn_casts_doubt_on_the_next_hop() {
         "asked before its time"
     );
 }
+
+#[test]
+fn a_syn_to_a_server_that_moved_is_sent_again_when_that_is_known() {
+    let mut lab = Lab::new();
+    lab.set_server(1, ServerState::Removed);
+    let mut flow = lab.connect(4000);
+    lab.pass(1_500);
+    lab.server_mac = MacAddr([2, 0, 0, 0, 0, 0x77]);
+    let lost = lab.client_sends(Tcp::from_client(4001, flags::SYN).seq(7));
+    assert!(lost.is_empty());
+    let again = lab.pass(300).to_server();
+    assert_eq!((again.flags, again.dst), (flags::SYN, SERVERS[0]));
+    assert_eq!(lab.event(Event::SynResent), 1);
+    let answer = lab.server_sends(accepts(&again)).to_client();
+    assert_eq!(answer.flags, flags::SYN | flags::ACK);
+    flow.exchange(&mut lab, b"still", b"there");
+    // One that is only slow is not asked twice.
+    lab.pass(1_500);
+    lab.client_sends(Tcp::from_client(4002, flags::SYN))
+        .to_server();
+    assert!(lab.pass(900).is_empty());
+    assert_eq!(lab.event(Event::SynResent), 1);
+}

@@ -36,6 +36,7 @@ pub fn list(cases: &mut Vec<Case>) {
     );
     let plan = [Plan::new(Kind::Fullgate)];
     add(cases, "neighbors::server_moves", &plan, server_moves);
+    add(cases, "neighbors::silent_move", &plan, silent_move);
     add(cases, "neighbors::flap", &plan, flap);
     add(cases, "neighbors::takeover", &plan, takeover);
 }
@@ -206,6 +207,21 @@ fn server_moves(plan: &Plan) {
     // twice that apart by then.
     assert!(elapsed < Duration::from_secs(12), "{elapsed:?}");
     ask(lab.client(), source, &service);
+}
+
+/// The only server takes another MAC address and tells nobody: the next client's
+/// SYN goes to the old one, and to the new one as soon as that is known.
+fn silent_move(plan: &Plan) {
+    let service = Service::new(plan, "web", Protocol::Tcp, 80, &[1]);
+    let mut lab = Lab::start(plan, std::slice::from_ref(&service));
+    let _servers = start_nginx(&lab, &service);
+    ask(lab.client(), plan.client(), &service);
+    // Whoever was heard within the last second is not doubted.
+    thread::sleep(Duration::from_millis(1200));
+    lab.server(0)
+        .ip(&["link set fg1 address 02:f0:00:00:00:77"]);
+    ask(lab.client(), plan.client(), &service);
+    assert_eq!(event(&mut lab, "syn-resent"), 1);
 }
 
 /// What the client's kernel has for the VIP.

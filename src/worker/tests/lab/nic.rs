@@ -161,11 +161,11 @@ impl Nic {
                     tsc: 0,
                 };
                 work += worker.poll(now);
-                asked.extend(take(&mut worker.io, &mut out));
+                asked.extend(take(&mut worker.io, &mut out, PEER));
             }
             work += asked.len();
             for (port, addr) in asked {
-                self.workers[0].io.rx[port.ix()].push_back(arp_answer(port, addr));
+                self.workers[0].io.rx[port.ix()].push_back(arp_answer(port, addr, PEER));
             }
             for from in 0..self.links.len() {
                 while let Some(news) = self.links[from].heard.pop() {
