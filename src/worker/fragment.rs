@@ -4,10 +4,11 @@
 //!
 //! Fragments are not put together: each is translated as it comes. One that
 //! overtakes the first waits for it in a bounded store (`nat::fragments`). All
-//! fragments of a datagram reach one worker, since drivers hash them by
-//! addresses only; the first one's ports tell who owns the flow, and all are
-//! handed on to that one in their order. Both workers remember the datagram,
-//! and see the same of it; the owner gives it its identification.
+//! fragments of a datagram reach one worker: NICs hash them by addresses only, and
+//! so does `path` where there is none that hashes. The first one's ports tell who
+//! owns the flow, and all are handed on to that one in their order. Both workers
+//! remember the datagram, and see the same of it; the owner gives it its
+//! identification.
 
 use std::net::Ipv4Addr;
 

@@ -83,14 +83,11 @@ impl<Io: BurstIo> Worker<Io> {
 
         for (packet, look) in packets.into_iter().zip(&looks) {
             if self.steers
-                && let Parsed::Flow(at) = &look.parsed
-                && !at.flags.more_fragments()
+                && let Some(worker) = self.steered(&look.parsed)
+                && worker != self.ix
             {
-                let owner = self.owner(at);
-                if owner != self.ix {
-                    self.hand_over(owner, port, packet);
-                    continue;
-                }
+                self.hand_over(worker, port, packet);
+                continue;
             }
             see(self, packet, look);
         }
@@ -443,6 +440,20 @@ impl<Io: BurstIo> Worker<Io> {
             );
         } else {
             self.discard(packet, DropReason::UnknownFlowClient);
+        }
+    }
+
+    /// Who sees a packet first, where that is not left to the NIC: its flow's
+    /// owner. The fragments of a datagram meet at one worker, as they do behind a
+    /// NIC that hashes them by addresses: not every driver keeps them together.
+    #[inline(always)]
+    fn steered(&self, parsed: &Parsed) -> Option<WorkerIx> {
+        match parsed {
+            Parsed::Flow(at) if !at.flags.more_fragments() => Some(self.owner(at)),
+            Parsed::Flow(at) | Parsed::LaterFragment(at) => {
+                Some(self.snapshot.steering.owner(at.src, at.dst, 0, 0))
+            }
+            _ => None,
         }
     }
 

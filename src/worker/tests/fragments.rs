@@ -325,6 +325,32 @@ fn what_may_be_fragmented_gets_an_identification_of_ours() {
     assert!(all[0] != all[1] && !all.contains(&77), "{all:?}");
 }
 
+/// A NIC that does not hash may deliver each fragment to another worker.
+#[test]
+fn fragments_that_several_workers_receive_are_one_datagram() {
+    for workers in [1, 2, 3, 16] {
+        let reta = Reta::even(128, workers).expect("a table");
+        let mut nic = Nic::new(workers, reta, Delivery::Anywhere);
+        let mut server = Receiver::default();
+        for round in 0..64u8 {
+            let port = 5_000 + u16::from(round);
+            let source = client(2 + round % 8);
+            let mut pieces = Datagram::from_client(source, port, 7, &[round; 300]).pieces(56);
+            if round % 2 == 1 {
+                pieces.reverse();
+            }
+            let got = pieces.iter().flat_map(|piece| {
+                let sent = nic.client_sends_packet(piece).packets_to_server();
+                server.take(&sent)
+            });
+            let got: Vec<Received> = got.collect();
+            assert_eq!(got.len(), 1, "{workers} workers, round {round}");
+            assert_eq!(got[0].payload, [round; 300]);
+        }
+        assert_eq!(nic.dropped(), 0);
+    }
+}
+
 #[test]
 fn stray_fragments_of_one_source_keep_nobody_elses_from_waiting() {
     let mut lab = Lab::new();
