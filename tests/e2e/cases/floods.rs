@@ -375,6 +375,9 @@ fn counters(lab: &mut Lab) -> Vec<(String, u64)> {
     let gateway = lab.fullgate();
     let waited = "gateway: pages it waited for".to_owned();
     counters.push((waited, gateway.major_faults()));
+    for (worker, waited) in gateway.waited_for_core().into_iter().enumerate() {
+        counters.push((format!("worker {worker}: ms without a core"), waited));
+    }
     let ports = gateway.show("ports");
     for port in ports["ports"].as_array().expect("ports") {
         for name in [

@@ -260,6 +260,29 @@ impl Fullgate {
         count.unwrap_or_else(|| panic!("no page faults in {text}"))
     }
 
+    /// For how many milliseconds each worker was ready to run and had no core, so
+    /// far.
+    pub fn waited_for_core(&self) -> Vec<u64> {
+        let tasks = format!("/proc/{}/task", self.process.pid());
+        let mut waited: Vec<(String, u64)> = fs::read_dir(tasks)
+            .expect("the threads of the process")
+            .filter_map(|task| {
+                let task = task.expect("a thread").path();
+                // Others than workers may have ended.
+                let name = fs::read_to_string(task.join("comm")).ok()?;
+                if !name.starts_with("worker-") {
+                    return None;
+                }
+                let text = fs::read_to_string(task.join("schedstat")).expect("its times");
+                let nanoseconds = text.split(' ').nth(1).and_then(|text| text.parse().ok());
+                let nanoseconds: u64 = nanoseconds.unwrap_or_else(|| panic!("schedstat: {text}"));
+                Some((name, nanoseconds / 1_000_000))
+            })
+            .collect();
+        waited.sort();
+        waited.into_iter().map(|(_, waited)| waited).collect()
+    }
+
     /// What it has logged.
     pub fn output(&self) -> String {
         self.process.output()
