@@ -155,6 +155,26 @@ fn unit_is_well_formed(_: &Path) {
         .collect();
     assert!(output.status.success() && about_us.is_empty(), "{errors}");
 
+    // A gateway comes back by itself: after a boot it starts when its NICs are
+    // bound, and no number of failures ends the attempts but a wrong
+    // configuration, which no attempt mends.
+    let values = |key: &str| -> Vec<&str> {
+        let lines = text.lines().filter_map(|line| line.split_once('='));
+        let values = lines.filter(|(found, _)| *found == key);
+        values
+            .flat_map(|(_, value)| value.split_whitespace())
+            .collect()
+    };
+    assert!(values("After").contains(&"dpdk.service"), "{text}");
+    for (key, value) in [
+        ("StartLimitIntervalSec", "0"),
+        ("Restart", "on-failure"),
+        ("RestartPreventExitStatus", "2"),
+        ("TimeoutStartSec", "180"),
+    ] {
+        assert_eq!(values(key), [value], "{key}");
+    }
+
     // What systemd thinks of its hardening: from 0, the best, to 100. Devices,
     // /sys and the capabilities of the start are what is left.
     let threshold = format!("--threshold={EXPOSURE}");
