@@ -22,18 +22,20 @@ use fullgate::conntrack::isn::IsnSecret;
 use fullgate::conntrack::table::ConnTable;
 use fullgate::control::access::Access;
 use fullgate::control::cli::{DaemonArgs, DaemonCommand};
-use fullgate::control::config::{self, Config, SteeringChoice};
+use fullgate::control::config::{self, Config};
 use fullgate::control::kernel::{self, Kernel, KernelRoutes};
 use fullgate::control::lock::InstanceLock;
 use fullgate::control::management::{
     Alive, KernelReading, Management, PortReading, PortStatus, Setup, Signals, WorkerLink,
 };
 use fullgate::control::metrics::{self, Level};
+use fullgate::control::patience::Patience;
 use fullgate::control::preflight::{preflight, shortage};
 use fullgate::control::privileges;
 use fullgate::control::say;
 use fullgate::control::socket::{Limits, Listening};
 use fullgate::control::state::State;
+use fullgate::control::steer::{self, Asked, Impossible, PortSteering};
 use fullgate::control::supervisor::Supervisor;
 use fullgate::dpdk::{
     self, Clock, Device, DpdkIo, Eal, EalConfig, Mbuf, Memory, Mempool, PoolConfig, Port,
@@ -43,7 +45,7 @@ use fullgate::exception::{self, Carried};
 use fullgate::health::Checker;
 use fullgate::ids::{PortIx, WorkerIx};
 use fullgate::service::snapshot::PortInfo;
-use fullgate::snat::steering::{Reta, Steering, SteeringMode};
+use fullgate::snat::steering::Steering;
 use fullgate::snat::toeplitz::DEFAULT_KEY;
 use fullgate::time::Millis;
 use fullgate::wire::ethernet::MacAddr;
@@ -59,7 +61,16 @@ const EMPTY_POLLS: u32 = 100;
 /// Longest wait for the workers' threads to end.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
+/// The exit code where the configuration is wrong, and another attempt would end
+/// alike.
+const MISTAKE: u8 = 2;
+
 type Failure = Box<dyn Error>;
+
+/// The configuration asks for what a device can't do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Mistake(String);
 
 fn main() -> ExitCode {
     let args = DaemonArgs::parse();
@@ -77,7 +88,7 @@ fn main() -> ExitCode {
         Ok(checked) => checked,
         Err(problem) => {
             say::error(&format_args!("fullgate: {problem}"));
-            return ExitCode::from(2);
+            return ExitCode::from(MISTAKE);
         }
     };
     for warning in &checked.warnings {
@@ -100,7 +111,10 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => {
                 say::error(&format_args!("fullgate: {failure}"));
-                ExitCode::FAILURE
+                match failure.is::<Mistake>() {
+                    true => ExitCode::from(MISTAKE),
+                    false => ExitCode::FAILURE,
+                }
             }
         },
     }
@@ -134,6 +148,8 @@ fn serve(config: Config, config_path: &Path) -> Result<(), Failure> {
 
     let unneeded = |error| format!("can't give up what is not needed: {error}");
     privileges::before_start().map_err(unneeded)?;
+    let patience = Patience::start(&signals, &supervisor)?;
+    patience.step(probing(&config));
     let eal = Eal::init(&eal_config(&config))?;
     let stopped = || {
         let asked = signals.stop_asked();
@@ -145,9 +161,13 @@ fn serve(config: Config, config_path: &Path) -> Result<(), Failure> {
     if stopped() {
         return Ok(());
     }
+    patience.step("reserving packet buffers".to_owned());
     let pools = pools(&eal, &config)?;
-    let mut ports = open_ports(&eal, &config, &pools)?;
-    let steering = Arc::new(steering(&config, &ports)?);
+    let mut ports = open_ports(&eal, &config, &pools, &patience)?;
+    // Before the threads that run for good: they have fewer capabilities.
+    drop(patience);
+    let (steering, steered) = steering(&config, &ports)?;
+    let steering = Arc::new(steering);
     let queues = take_queues(&mut ports)?;
     let ports: Vec<Arc<Port>> = ports.into_iter().map(Arc::new).collect();
 
@@ -215,10 +235,15 @@ fn serve(config: Config, config_path: &Path) -> Result<(), Failure> {
         workers,
         ports: ports
             .iter()
+            .zip(steered)
             .enumerate()
-            .map(|(ix, port)| {
+            .map(|(ix, (port, steering))| {
                 let carried = carried.iter().find(|carried| carried.port.ix() == ix);
-                Arc::new(Driver(Arc::clone(port), carried.cloned())) as _
+                Arc::new(Driver {
+                    port: Arc::clone(port),
+                    steering,
+                    carried: carried.cloned(),
+                }) as _
             })
             .collect(),
         config_path: config_path.into(),
@@ -357,7 +382,12 @@ fn rings(handover: &Handover<Mbuf>) -> Vec<Arc<dyn Level>> {
 }
 
 /// The ports, started; each queue receives into its worker's pool.
-fn open_ports(eal: &Eal, config: &Config, pools: &[Mempool]) -> Result<Vec<Port>, Failure> {
+fn open_ports(
+    eal: &Eal,
+    config: &Config,
+    pools: &[Mempool],
+    patience: &Patience,
+) -> Result<Vec<Port>, Failure> {
     let one_pool = pools
         .windows(2)
         .all(|pair| pair[0].name() == pair[1].name());
@@ -374,62 +404,81 @@ fn open_ports(eal: &Eal, config: &Config, pools: &[Mempool]) -> Result<Vec<Port>
             rss_key: DEFAULT_KEY,
             one_pool,
         };
-        let opened = Port::open(eal, &wanted, pools);
-        let mut opened = opened.map_err(|error| format!("port {}: {error}", port.name))?;
-        opened
-            .start()
-            .map_err(|error| format!("port {}: {error}", port.name))?;
+        let failed = |error: dpdk::Error| -> Failure {
+            let line = format!("port {}: {error}", port.name);
+            match error.is_permanent() {
+                true => Mistake(line).into(),
+                false => line.into(),
+            }
+        };
+        patience.step(format!("opening port {} ({})", port.name, wanted.device));
+        let mut opened = Port::open(eal, &wanted, pools).map_err(failed)?;
+        let driver = opened.driver().to_owned();
+        patience.step(format!(
+            "starting port {} ({}, driver {driver})",
+            port.name, wanted.device
+        ));
+        opened.start().map_err(failed)?;
         ports.push(opened);
     }
     Ok(ports)
 }
 
-/// By the NICs' hash where all of them spread alike; else the workers hand
-/// packets over.
-fn steering(config: &Config, ports: &[Port]) -> Result<Steering, Failure> {
-    let mut by_nic = config.runtime.workers > 1;
-    let mut table: Option<&Vec<u16>> = None;
-    for (port, opened) in config.ports.iter().zip(ports) {
-        let unusable = match opened.rss() {
-            RssStatus::Unavailable(why) => Some(why.clone()),
+/// Who delivers packets to their workers, and what each port has to do with it.
+fn steering(config: &Config, ports: &[Port]) -> Result<(Steering, Vec<PortSteering>), Failure> {
+    let asked = |(port, opened): (&'_ config::Port, &Port)| {
+        let nic = match opened.rss() {
+            RssStatus::Unavailable(why) => Err(why.clone()),
             RssStatus::Active { flows, .. } if !(flows.ipv4_tcp && flows.ipv4_udp) => {
-                Some("the NIC does not hash both TCP and UDP by ports".into())
+                Err("the NIC does not hash both TCP and UDP by ports".into())
             }
-            RssStatus::Active { reta, .. } if table.is_some_and(|table| table != reta) => {
-                Some("its redirection table differs from the port's before it".into())
-            }
-            RssStatus::Active { reta, .. } => {
-                table = Some(reta);
-                None
-            }
+            RssStatus::Active { reta, .. } => Ok(reta.clone()),
         };
-        match (port.steering, unusable) {
-            (SteeringChoice::Rss, Some(why)) => {
-                return Err(format!(
-                    "port {}: steering = \"rss\" is not possible: {why}",
-                    port.name
-                )
-                .into());
+        (port.name.clone(), port.steering, nic)
+    };
+    let asked: Vec<_> = config.ports.iter().zip(ports).map(asked).collect();
+    let asked: Vec<Asked<'_>> = asked
+        .iter()
+        .map(|(port, choice, nic)| Asked {
+            port,
+            choice: *choice,
+            nic: nic.clone(),
+        })
+        .collect();
+    let runtime = &config.runtime;
+    let decision =
+        steer::decide(&asked, runtime.workers, runtime.reta_size).map_err(|error| -> Failure {
+            match error.downcast::<Impossible>() {
+                Ok(impossible) => Mistake(impossible.to_string()).into(),
+                Err(other) => other,
             }
-            (SteeringChoice::Software, _) => by_nic = false,
-            (SteeringChoice::Auto, Some(why)) => {
-                log::info!("port {}: packets are steered by software: {why}", port.name);
-                by_nic = false;
+        })?;
+    for (port, steering) in asked.iter().zip(&decision.ports) {
+        match &steering.reason {
+            None => log::info!("port {}: {}", port.port, steering.nic),
+            Some(why) => {
+                log::info!("port {}: packets are steered by software: {why}", port.port);
             }
-            (_, None) => {}
         }
     }
-    let (reta, mode) = match table {
-        Some(table) if by_nic => {
-            let queues = table.iter().map(|&queue| WorkerIx(queue as u8)).collect();
-            (Reta::new(queues)?, SteeringMode::Rss)
-        }
-        _ => {
-            let even = Reta::even(config.runtime.reta_size.into(), config.runtime.workers)?;
-            (even, SteeringMode::Software)
-        }
-    };
-    Ok(Steering::new(DEFAULT_KEY, reta, mode)?)
+    let steering = Steering::new(DEFAULT_KEY, decision.reta, decision.mode)?;
+    Ok((steering, decision.ports))
+}
+
+/// What EAL does at start, in words: it asks the drivers of PCI devices about them.
+fn probing(config: &Config) -> String {
+    let devices: Vec<&str> = config
+        .ports
+        .iter()
+        .filter_map(|port| match &port.device {
+            config::Device::Pci(address) => Some(address.as_str()),
+            _ => None,
+        })
+        .collect();
+    match devices.as_slice() {
+        [] => "starting DPDK".to_owned(),
+        devices => format!("starting DPDK, which asks {}", devices.join(", ")),
+    }
 }
 
 /// Each worker's queues, one on every port.
@@ -544,11 +593,19 @@ fn poll(mut worker: Worker<DpdkIo>, clock: &Clock, idle_sleep: Duration) {
 }
 
 /// A port as the admin methods show it.
-struct Driver(Arc<Port>, Option<Carried>);
+struct Driver {
+    port: Arc<Port>,
+    steering: PortSteering,
+    carried: Option<Carried>,
+}
 
 impl PortStatus for Driver {
     fn read(&self) -> PortReading {
-        let Self(port, carried) = self;
+        let Self {
+            port,
+            steering,
+            carried,
+        } = self;
         let (link, stats) = (port.link(), port.stats().unwrap_or_default());
         let kernel = carried.as_ref().map(|carried| {
             let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -567,12 +624,13 @@ impl PortStatus for Driver {
             rx_errors: stats.rx_errors,
             rx_no_buffer: stats.rx_no_buffer,
             tx_errors: stats.tx_errors,
+            steering: steering.clone(),
             kernel,
         }
     }
 
     fn link_up(&self) -> bool {
-        self.0.link().is_ok_and(|link| link.up)
+        self.port.link().is_ok_and(|link| link.up)
     }
 }
 

@@ -162,8 +162,17 @@ pub struct Port {
     pub mtu: u16,
     pub addresses: Vec<String>,
     pub gateway: Option<Ipv4Addr>,
-    /// `rss` or `software`.
+    /// `rss` or `software`; the same for all ports.
     pub steering: String,
+    /// What the configuration asks for: `auto`, `rss` or `software`.
+    #[serde(default)]
+    pub steering_asked: String,
+    /// What the NIC says about spreading packets.
+    #[serde(default)]
+    pub nic: String,
+    /// Why the NIC does not deliver this port's packets; `None` where it does.
+    #[serde(default)]
+    pub steering_reason: Option<String>,
     pub rx_packets: u64,
     pub rx_bytes: u64,
     pub tx_packets: u64,

@@ -158,6 +158,17 @@ pub enum SteeringChoice {
     Software,
 }
 
+impl SteeringChoice {
+    /// As the file has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Rss => "rss",
+            Self::Software => "software",
+        }
+    }
+}
+
 /// `[[port]]`
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Port {

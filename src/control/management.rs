@@ -43,6 +43,7 @@ use super::metrics::{self, Metrics, Sources};
 use super::rpc::Outcome;
 use super::socket::Call;
 use super::state::State;
+use super::steer::PortSteering;
 use super::supervisor::{Supervisor, Watchdog};
 use crate::conntrack::entry::{Entry, FlowTuple};
 use crate::filter::Filter;
@@ -92,6 +93,8 @@ pub struct PortReading {
     pub rx_no_buffer: u64,
     /// Packets that could not be sent.
     pub tx_errors: u64,
+    /// Who delivers its packets to their workers, and why.
+    pub steering: PortSteering,
     /// The kernel's interface behind the port, if it has one.
     pub kernel: Option<KernelReading>,
 }

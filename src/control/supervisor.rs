@@ -19,7 +19,12 @@ pub struct Supervisor {
 impl Supervisor {
     /// Packets flow, or a reload is over.
     pub fn ready(&self) {
-        self.say(&[NotifyState::Ready]);
+        self.say(&[NotifyState::Ready, NotifyState::Status("forwarding")]);
+    }
+
+    /// What the start is at, for `systemctl status`.
+    pub fn status(&self, what: &str) {
+        self.say(&[NotifyState::Status(what)]);
     }
 
     /// A reload begins; [`Supervisor::ready`] ends it.

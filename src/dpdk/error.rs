@@ -242,6 +242,21 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether the configuration asks for what the device can't do: no other
+    /// attempt ends better.
+    pub fn is_permanent(&self) -> bool {
+        matches!(
+            self,
+            Self::ZeroByte { .. }
+                | Self::InterfaceName(_)
+                | Self::Queues { .. }
+                | Self::Mtu { .. }
+                | Self::NoScatter { .. }
+        )
+    }
+}
+
 /// Turns the negative errno that most of DPDK's functions return into an error.
 pub(super) fn check(port: &str, call: &'static str, code: c_int) -> Result<(), Error> {
     if code >= 0 {

@@ -3,26 +3,13 @@
 
 use std::mem::MaybeUninit;
 
+use crate::snat::steering::WITHOUT_RSS;
+
 /// Bytes of a hash key, as callers give it.
 const KEY_LEN: usize = 40;
 
 /// Most bytes of a key that DPDK can name.
 const MAX_KEY_LEN: usize = u8::MAX as usize;
-
-/// Drivers of virtual devices, on none of which packets arrive by the hash,
-/// whatever they report.
-const WITHOUT_RSS: [&str; 10] = [
-    "net_tap",
-    "net_tun",
-    "net_af_packet",
-    "net_af_xdp",
-    "net_memif",
-    "net_vhost",
-    "net_virtio_user",
-    "net_ring",
-    "net_null",
-    "net_pcap",
-];
 
 /// Packets that the NIC hashes by addresses and ports. All others come in on
 /// queue 0, or wherever the driver pleases.

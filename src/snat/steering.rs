@@ -16,6 +16,21 @@ use crate::ids::WorkerIx;
 /// Largest redirection table.
 pub const MAX_RETA: usize = 4096;
 
+/// Drivers of virtual devices, on none of which packets arrive by the hash,
+/// whatever they report.
+pub const WITHOUT_RSS: [&str; 10] = [
+    "net_tap",
+    "net_tun",
+    "net_af_packet",
+    "net_af_xdp",
+    "net_memif",
+    "net_vhost",
+    "net_virtio_user",
+    "net_ring",
+    "net_null",
+    "net_pcap",
+];
+
 /// Why a steering was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum SteeringError {

@@ -180,13 +180,20 @@ pub(super) fn ports(result: &api::Ports) -> String {
             .gateway
             .map_or_else(String::new, |via| format!(", gateway {via}"));
         text.push_str(&format!(
-            "{}: link {link}, MAC {}, MTU {}, driver {}, steering {}\n    {}{gateway}\n",
+            "{}: link {link}, MAC {}, MTU {}, driver {}\n    {}{gateway}\n",
             port.name,
             port.mac,
             port.mtu,
             port.driver,
-            port.steering,
             port.addresses.join(", "),
+        ));
+        let why = port.steering_reason.as_ref();
+        text.push_str(&format!(
+            "    steering {}: asked for {}; the NIC: {}{}\n",
+            port.steering,
+            port.steering_asked,
+            port.nic,
+            why.map_or_else(String::new, |why| format!("; {why}"))
         ));
         text.push_str(&format!(
             "    received {} packets, {} bytes; missed {}, errors {}, no buffer {}\n",
@@ -538,14 +545,16 @@ worker    busy  rx pkt/s  tx pkt/s  cycles/pkt  connections  half-open  handed o
         let result = read(json!({"ports": [{
             "name": "wan", "driver": "net_tap", "link_up": true, "speed_mbps": 10000,
             "mac": "02:00:00:00:00:01", "mtu": 1500, "addresses": ["192.0.2.1/24"],
-            "gateway": "192.0.2.254", "steering": "software", "rx_packets": 1, "rx_bytes": 60,
+            "gateway": "192.0.2.254", "steering": "software", "steering_asked": "auto",
+            "nic": "RSS over 128 slots", "steering_reason": "there is one worker", "rx_packets": 1, "rx_bytes": 60,
             "tx_packets": 2, "tx_bytes": 120, "rx_missed": 3, "rx_errors": 4, "rx_no_buffer": 5,
             "tx_errors": 6,
             "kernel": {"interface": "fgk0", "to_kernel": 7, "from_kernel": 8, "refused": 9},
         }]}));
         let expected = "\
-wan: link up at 10000 Mbit/s, MAC 02:00:00:00:00:01, MTU 1500, driver net_tap, steering software
+wan: link up at 10000 Mbit/s, MAC 02:00:00:00:00:01, MTU 1500, driver net_tap
     192.0.2.1/24, gateway 192.0.2.254
+    steering software: asked for auto; the NIC: RSS over 128 slots; there is one worker
     received 1 packets, 60 bytes; missed 3, errors 4, no buffer 5
     sent     2 packets, 120 bytes; errors 6
     kernel interface fgk0: took 7 packets, sent 8; refused 9

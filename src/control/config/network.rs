@@ -13,6 +13,7 @@ use super::{Config, Device, KernelInterface, Pool, Port, StaticRoute, SteeringCh
 use crate::ids::PortIx;
 use crate::service::route::{Route, Routes};
 use crate::service::snapshot::Rpf;
+use crate::snat::steering::WITHOUT_RSS;
 
 /// Ports at most; `PortIx` is a byte, and every worker polls every port.
 const PORTS_MAX: usize = 32;
@@ -55,6 +56,7 @@ pub(super) fn ports(
         return Err(at.problem(format!("there are {}; give at most {PORTS_MAX}", raw.len())));
     }
     let (mut names, mut devices, mut addresses) = (Unique::new(), Unique::new(), Unique::new());
+    let mut vdevs = Unique::new();
     let mut ports: Vec<Port> = Vec::with_capacity(raw.len());
     for (index, raw) in raw.iter().enumerate() {
         let at = at.item(index, raw.name.as_deref().unwrap_or_default());
@@ -68,6 +70,11 @@ pub(super) fn ports(
         )?;
         let device = port.device_text();
         devices.claim(&at.key("device"), device.clone(), &device, &owner)?;
+        if let Device::Vdev(arguments) = &port.device {
+            // DPDK knows a virtual device by the name before its arguments.
+            let name = driver_and_number(arguments);
+            vdevs.claim(&at.key("device"), name.to_owned(), &name, &owner)?;
+        }
         let listed = at.key("addresses");
         for (index, net) in port.addresses.iter().enumerate() {
             let at = listed.item(index, "");
@@ -99,6 +106,54 @@ pub(super) fn ports(
         }
     }
     Ok(ports)
+}
+
+/// What no NIC is needed for to know that `steering = "rss"` is not possible.
+pub(super) fn steering(root: &Place<'_>, ports: &[Port], workers: u8) -> Result<(), Problem> {
+    let at = root.key("port");
+    let software = ports
+        .iter()
+        .find(|port| port.steering == SteeringChoice::Software);
+    for (index, port) in ports.iter().enumerate() {
+        if port.steering != SteeringChoice::Rss {
+            continue;
+        }
+        let wrong = if workers < 2 {
+            "there is one worker, and nothing to spread".to_owned()
+        } else if let Some(driver) = without_rss(&port.device) {
+            format!("the driver {driver} has no RSS that works")
+        } else if let Some(other) = software {
+            format!(
+                "port {} is \"software\", and all ports are steered alike",
+                other.name
+            )
+        } else {
+            continue;
+        };
+        return Err(at
+            .item(index, &port.name)
+            .key("steering")
+            .problem(format!("is \"rss\", but {wrong}; give \"auto\"")));
+    }
+    Ok(())
+}
+
+/// The driver, where it is a virtual device's without RSS.
+fn without_rss(device: &Device) -> Option<&str> {
+    match device {
+        Device::Pci(_) => None,
+        Device::Tap(_) => Some("net_tap"),
+        Device::Vdev(arguments) => {
+            let name = driver_and_number(arguments);
+            let driver = name.trim_end_matches(|c: char| c.is_ascii_digit());
+            WITHOUT_RSS.contains(&driver).then_some(driver)
+        }
+    }
+}
+
+/// `net_af_packet0` of `net_af_packet0,iface=eth0`.
+fn driver_and_number(arguments: &str) -> &str {
+    arguments.split(',').next().unwrap_or_default()
 }
 
 /// Names and addresses of the kernel's that are taken.
@@ -363,10 +418,6 @@ impl Port {
     }
 
     pub(super) fn to_raw(&self) -> RawPort {
-        let (steering, _) = STEERING
-            .into_iter()
-            .find(|(_, choice)| *choice == self.steering)
-            .unwrap_or(STEERING[0]);
         let (rpf, _) = RPF
             .into_iter()
             .find(|(_, rpf)| *rpf == self.rpf)
@@ -380,7 +431,9 @@ impl Port {
             mtu: unless(self.mtu, MTU, i64::from),
             rx_descriptors: unless(self.rx_descriptors, DESCRIPTORS, i64::from),
             tx_descriptors: unless(self.tx_descriptors, DESCRIPTORS, i64::from),
-            steering: unless(steering, STEERING[0].0, str::to_owned),
+            steering: unless(self.steering, STEERING[0].1, |choice| {
+                choice.name().to_owned()
+            }),
             rpf: unless(rpf, RPF[0].0, str::to_owned),
             kernel_interface: self.kernel.as_ref().map(|kernel| kernel.name.clone()),
             kernel_rate: self

@@ -402,6 +402,11 @@ const ROWS: &[(&str, &str, &str)] = &[
     ),
     (
         "gateway = \"10.0.0.254\"",
+        "steering = \"rss\"",
+        r#"f:9: port[wan].steering: is "rss", but the driver net_tap has no RSS that works; give "auto""#,
+    ),
+    (
+        "gateway = \"10.0.0.254\"",
         "rpf = \"stric\"",
         r#"f:9: port[wan].rpf: "stric" is not known; did you mean "strict"?"#,
     ),

@@ -48,6 +48,7 @@ pub(super) fn validate(raw: &RawConfig) -> Result<Checked, Problem> {
         pools,
         services: Vec::new(),
     };
+    network::steering(&root, &config.ports, config.runtime.workers)?;
     floor_below_mtu(&root, raw, &config)?;
     demand::check_mbufs(&root, &config)?;
     config.services = services::services(

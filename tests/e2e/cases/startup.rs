@@ -2,7 +2,7 @@
 //! exit status is not 0.
 
 use std::fs;
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -21,6 +21,9 @@ use crate::harness::process::until;
 use crate::harness::topology::Lab;
 
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// A part of the lines that are about the configuration.
+const MISTAKES: [&str; 3] = [".toml:", "nowhere.toml", "the driver net_af_packet takes"];
 
 pub fn list(cases: &mut Vec<Case>) {
     let mut fullgate = both();
@@ -43,6 +46,18 @@ pub fn list(cases: &mut Vec<Case>) {
         "startup::without_the_nic",
         &fullgate,
         without_the_nic,
+    );
+    add(
+        cases,
+        "startup::more_than_the_driver_takes",
+        &fullgate,
+        more_than_the_driver_takes,
+    );
+    add(
+        cases,
+        "startup::device_that_does_not_answer",
+        &fullgate,
+        device_that_does_not_answer,
     );
     add(
         cases,
@@ -138,10 +153,11 @@ fn refusal_of(file: &Path, directory: &Path, prefix: &[&str]) -> String {
         child.try_wait().expect("look at fullgate")
     });
     let said = fs::read_to_string(&log).expect("read the log file");
-    assert!(
-        status.code().is_some_and(|code| code != 0),
-        "{status}:\n{said}"
-    );
+    // What another attempt does not mend is told from what it may.
+    let is_mistake = MISTAKES.iter().any(|mistake| said.contains(mistake))
+        && !said.contains("MB of memory are needed");
+    let code = i32::from(is_mistake) + 1;
+    assert_eq!(status.code(), Some(code), "{status}:\n{said}");
     assert_eq!(said.lines().count(), 1, "not one line:\n{said}");
     said
 }
@@ -182,6 +198,12 @@ fn wrong_configurations(plan: &Plan) {
             "workers = 1",
             "workers = 1\nmbufs = 2048",
             "runtime.mbufs: is 2048",
+        ),
+        (
+            "RSS with nothing to spread",
+            "device = \"tap:fg0\"",
+            "steering = \"rss\"\ndevice = \"tap:fg0\"",
+            "there is one worker",
         ),
         // The first worker polls when the second can't be started.
         (
@@ -235,6 +257,47 @@ fn without_the_nic(plan: &Plan) {
         .replace(&namespace, "");
     let line = unstarted.refusal(&text, &[]);
     assert!(line.contains(absent), "{line}");
+}
+
+/// Known only when the driver is asked.
+fn more_than_the_driver_takes(plan: &Plan) {
+    let unstarted = Unstarted::new(plan);
+    let namespace = format!("netns = \"{}\"\n", unstarted.namespaces[1].name());
+    let text = unstarted
+        .replaced("tap:fg1", "vdev:net_af_packet0,iface=lo\"\nmtu = 9_600\n#")
+        .replace(&namespace, "");
+    let line = unstarted.refusal(&text, &[]);
+    assert!(line.contains("MTU 9600"), "{line}");
+}
+
+/// The other side of this virtio device takes the connection and says nothing,
+/// and its driver waits for ever. The service manager knows for what, and a stop
+/// needs no SIGKILL.
+fn device_that_does_not_answer(plan: &Plan) {
+    let mut unstarted = Unstarted::new(plan);
+    let silent = unstarted.directory.path().join("silent.sock");
+    let _listener = UnixListener::bind(&silent).expect("a socket");
+    let notify = unstarted.directory.path().join("notify");
+    let socket = UnixDatagram::bind(&notify).expect("a socket");
+    socket.set_read_timeout(Some(LIMIT)).expect("a limit");
+    let device = format!("vdev:net_virtio_user0,path={}", silent.display());
+    let namespace = format!("netns = \"{}\"\n", unstarted.namespaces[1].name());
+    unstarted.text = unstarted
+        .replaced("tap:fg1", &device)
+        .replace(&namespace, "");
+    let mut fullgate = Killed::start(&unstarted, |command| {
+        command.env("NOTIFY_SOCKET", &notify);
+    });
+    let mut told = String::new();
+    let mut buffer = [0; 4_096];
+    while !told.starts_with("STATUS=opening port lan (vdev:net_virtio_user0") {
+        let length = socket.recv(&mut buffer);
+        let length = length.unwrap_or_else(|error| panic!("{error} after {told}"));
+        told = String::from_utf8_lossy(&buffer[..length]).into_owned();
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    fullgate.terminate();
+    assert_eq!(fullgate.ended().code(), Some(0));
 }
 
 /// The second start is refused and the first instance goes on.
@@ -362,7 +425,7 @@ fn stopped_before_ready(plan: &Plan) {
             Some("STOPPING=1"),
             "after {delay:?}: {told:?}"
         );
-        early += u32::from(told.len() == 1);
+        early += u32::from(!told.iter().any(|line| line == "READY=1"));
     }
     assert!(early > 0, "none was stopped before it was ready");
 }
