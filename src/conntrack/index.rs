@@ -62,9 +62,7 @@ impl Bucket {
     /// Bit i is set where place i has `tag`.
     #[inline(always)]
     fn matches(&self, tag: u16) -> u32 {
-        let [a, b, c, d, e, f, g, h, i, j] = self.tags;
-        let last = u32::from(i == tag) << 8 | u32::from(j == tag) << 9;
-        lanes_equal([a, b, c, d, e, f, g, h], tag) | last
+        lanes_equal(self.tags, tag)
     }
 
     /// A free place.
@@ -355,7 +353,7 @@ impl Index {
 #[inline(always)]
 const fn tag(hash: u64) -> u16 {
     let tag = hash as u16;
-    if tag == 0 { 1 } else { tag }
+    tag + (tag == 0) as u16
 }
 
 #[inline(always)]

@@ -550,11 +550,7 @@ fn is_same(entry: &Entry, direction: Direction, tuple: &FlowTuple) -> bool {
 /// Whether an entry in this state is in the index under the tuple of that side.
 #[inline(always)]
 fn is_indexed(state: State, direction: Direction) -> bool {
-    match state {
-        State::Free => false,
-        State::Resting | State::Redirect => direction == Direction::Reverse,
-        _ => true,
-    }
+    state.has_client_side() || direction == Direction::Reverse && state != State::Free
 }
 
 #[cfg(test)]

@@ -123,11 +123,11 @@ pub fn established_fast(entry: &mut Entry, direction: Direction, segment: &Segme
     if !between(*peer_acked, ack, peer_next) {
         return false;
     }
-    if after(end, *next) {
-        if segment.seq != *next {
-            return false;
-        }
+    // Nearly always the next in line: asked first, and it need not be after.
+    if segment.seq == *next {
         *next = end;
+    } else if after(end, *next) {
+        return false;
     }
     *peer_acked = ack;
     true

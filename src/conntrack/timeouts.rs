@@ -28,26 +28,31 @@ pub struct Timeouts {
     pub udp_one_way: u32,
 }
 
+impl Timeouts {
+    /// What applies where a service says nothing else.
+    pub const DEFAULT: Self = Self {
+        half_open: 30 * SECOND,
+        // RFC 5382 REQ-5: not less than 2 hours 4 minutes, so that a
+        // keep-alive of RFC 9293 §3.8.4 (2 hours) comes in time.
+        established: 2 * HOUR + 4 * MINUTE,
+        // RFC 5382 REQ-5 allows 4 minutes; a client may think longer than
+        // that before it closes its half.
+        half_closed: HOUR,
+        // Linux keeps TIME-WAIT for 60 s, whatever RFC 9293 §3.4.2 says.
+        time_wait: MINUTE,
+        closed: 10 * SECOND,
+        // RFC 4787 REQ-5: not less than 2 minutes, 5 recommended.
+        udp: 5 * MINUTE,
+        // RFC 4787 REQ-5 makes no difference, and so means the same for flows
+        // that nobody has answered. Its reason is what an answer would find
+        // closed; a server that has not answered for so long will not.
+        udp_one_way: 30 * SECOND,
+    };
+}
+
 impl Default for Timeouts {
     fn default() -> Self {
-        Self {
-            half_open: 30 * SECOND,
-            // RFC 5382 REQ-5: not less than 2 hours 4 minutes, so that a
-            // keep-alive of RFC 9293 §3.8.4 (2 hours) comes in time.
-            established: 2 * HOUR + 4 * MINUTE,
-            // RFC 5382 REQ-5 allows 4 minutes; a client may think longer than
-            // that before it closes its half.
-            half_closed: HOUR,
-            // Linux keeps TIME-WAIT for 60 s, whatever RFC 9293 §3.4.2 says.
-            time_wait: MINUTE,
-            closed: 10 * SECOND,
-            // RFC 4787 REQ-5: not less than 2 minutes, 5 recommended.
-            udp: 5 * MINUTE,
-            // RFC 4787 REQ-5 makes no difference, and so means the same for flows
-            // that nobody has answered. Its reason is what an answer would find
-            // closed; a server that has not answered for so long will not.
-            udp_one_way: 30 * SECOND,
-        }
+        Self::DEFAULT
     }
 }
 

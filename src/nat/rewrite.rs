@@ -41,8 +41,26 @@ pub fn translate(
     let ip = ip.first_chunk_mut::<20>().ok_or(Truncated)?;
     let addresses = replace_addresses(ip, to.src, to.dst);
     decrement_ttl(ip, addresses);
-    let ports = replace_ports(transport, to)?;
-    update_transport(transport, protocol, addresses.merge(ports))
+    // Cut to what is changed of it, so that one look at the length does.
+    if protocol == proto::TCP {
+        let header = transport.first_chunk_mut::<18>().ok_or(Truncated)?;
+        translate_transport(header, proto::TCP, to, addresses)
+    } else {
+        let header = transport.first_chunk_mut::<8>().ok_or(Truncated)?;
+        translate_transport(header, protocol, to, addresses)
+    }
+}
+
+/// Rewrites the ports, and brings the checksum in line with all changes.
+#[inline(always)]
+fn translate_transport(
+    header: &mut [u8],
+    protocol: u8,
+    to: &Mapping,
+    addresses: Delta,
+) -> Result<(), Truncated> {
+    let ports = replace_ports(header, to)?;
+    update_transport(header, protocol, addresses.merge(ports))
 }
 
 /// Rewrites the addresses of a fragment that holds no transport header, and
@@ -136,11 +154,11 @@ pub(super) fn update_transport(
 /// into the header checksum as well.
 #[inline(always)]
 pub(super) fn decrement_ttl(ip: &mut [u8; 20], delta: Delta) {
-    let old = u16::from_ne_bytes([ip[8], ip[9]]);
-    ip[8] = ip[8].saturating_sub(1);
-    let new = u16::from_ne_bytes([ip[8], ip[9]]);
+    let hop = ip[8].min(1);
+    ip[8] -= hop;
+    // What is taken off the word counts as if it were a word of its own.
     let checksum = delta
-        .replace_u16(old, new)
+        .replace_u16(u16::from_ne_bytes([hop, 0]), 0)
         .apply(u16::from_ne_bytes([ip[10], ip[11]]));
     ip[10..12].copy_from_slice(&checksum.to_ne_bytes());
 }

@@ -562,22 +562,30 @@ impl<B> Neighbors<B> {
     /// How a packet gets to a next hop; starts asking for one that is unknown.
     #[inline]
     pub fn resolve(&mut self, ix: NeighborIx, now: Millis) -> Resolution {
-        let Some(neighbor) = self.table.get_mut(ix.ix()) else {
-            return Resolution::Stale;
-        };
-        if neighbor.condition == Condition::Known {
-            if !neighbor.used {
-                neighbor.used = true;
-            }
-            return Resolution::Send(neighbor.l2, neighbor.hop.port);
+        if let Some((l2, port)) = self.l2_towards(ix) {
+            return Resolution::Send(*l2, port);
         }
         self.ask_unknown(ix, now)
+    }
+
+    /// Destination and source MAC address towards a next hop that is known, and
+    /// its port.
+    #[inline(always)]
+    pub fn l2_towards(&mut self, ix: NeighborIx) -> Option<(&[u8; 12], PortIx)> {
+        let neighbor = self.table.get_mut(ix.ix())?;
+        if neighbor.condition != Condition::Known {
+            return None;
+        }
+        neighbor.used = true;
+        Some((&neighbor.l2, neighbor.hop.port))
     }
 
     #[cold]
     #[inline(never)]
     fn ask_unknown(&mut self, ix: NeighborIx, now: Millis) -> Resolution {
-        let neighbor = &mut self.table[ix.ix()];
+        let Some(neighbor) = self.table.get_mut(ix.ix()) else {
+            return Resolution::Stale;
+        };
         neighbor.used = true;
         match (neighbor.role, neighbor.condition) {
             (Role::Free | Role::Condemned, _) => return Resolution::Stale,

@@ -166,9 +166,7 @@ impl<Io: BurstIo> Worker<Io> {
     /// [`Worker::see_through`], with captures.
     #[inline(always)]
     fn see_through_captured(&mut self, packet: Io::Buf, look: &Look, port: PortIx) {
-        if let Parsed::Flow(at) = &look.parsed
-            && !at.flags.more_fragments()
-        {
+        if let Parsed::Flow(at) = &look.parsed {
             let tuple = tuple_of(at);
             let found = self.table.find_candidate(look.candidate, look.hash, &tuple);
             if let Some((slot, _)) = found

@@ -53,10 +53,10 @@ impl Sweeps {
 }
 
 /// The timeouts of an entry's service; the defaults where the service is gone.
-pub(super) fn timeouts_of(snapshot: &Snapshot, entry: &Entry) -> Timeouts {
+pub(super) fn timeouts_of<'a>(snapshot: &'a Snapshot, entry: &Entry) -> &'a Timeouts {
     snapshot
         .service_of(entry.server)
-        .map_or_else(Timeouts::default, |service| service.timeouts)
+        .map_or(&Timeouts::DEFAULT, |service| &service.timeouts)
 }
 
 impl<Io: BurstIo> Worker<Io> {
@@ -155,7 +155,7 @@ impl<Io: BurstIo> Worker<Io> {
 
     fn deadline(&self, entry: &Entry) -> Stamp {
         let timeouts = timeouts_of(&self.snapshot, entry);
-        let idle = entry.last_seen.plus(timeout_for(entry, &timeouts));
+        let idle = entry.last_seen.plus(timeout_for(entry, timeouts));
         let first = match entry.state {
             State::UdpOneWay => self.doubt_deadline(entry),
             _ => self.retry_deadline(entry),
@@ -295,7 +295,7 @@ impl<Io: BurstIo> Worker<Io> {
             }
             entry
                 .last_seen
-                .plus(timeout_for(entry, &timeouts_of(snapshot, entry)))
+                .plus(timeout_for(entry, timeouts_of(snapshot, entry)))
         })
     }
 

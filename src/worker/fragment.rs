@@ -189,12 +189,10 @@ impl<Io: BurstIo> Worker<Io> {
         self.emit_within(packet, at.ip_len, narrow.unwrap_or(mtu).min(mtu), hop);
     }
 
-    /// [`Worker::translate`] of what may be larger than the way out's MTU, is a
-    /// first fragment, may become fragments, or goes along a path with a smaller
-    /// MTU than its sender was told.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn translate_special(
+    /// Translates a packet of a connection, which may be larger than the way
+    /// out's MTU, be a first fragment, become fragments, or go along a path with
+    /// a smaller MTU than its sender was told.
+    pub(super) fn translate(
         &mut self,
         mut packet: Io::Buf,
         at: &Packet,

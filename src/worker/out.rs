@@ -11,28 +11,38 @@ use crate::stats::{DropReason, Event};
 
 const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 
+/// Writes the Ethernet header of an IPv4 packet: `l2` is destination and source.
+/// False where there is no room for it.
+#[inline(always)]
+pub(super) fn write_ethernet(frame: &mut [u8], l2: &[u8; 12]) -> bool {
+    let Some(ethernet) = frame.first_chunk_mut::<14>() else {
+        return false;
+    };
+    ethernet[..12].copy_from_slice(l2);
+    ethernet[12..].copy_from_slice(&ETHERTYPE_IPV4);
+    true
+}
+
 impl<Io: BurstIo> Worker<Io> {
     /// Sends an IP packet, whose Ethernet header is still to be written, to a
     /// next hop, or lets it wait until that is known.
     #[inline(never)]
-    pub(super) fn emit(&mut self, packet: Io::Buf, hop: NeighborIx) {
-        self.emit_fast(packet, hop);
+    pub(super) fn emit(&mut self, mut packet: Io::Buf, hop: NeighborIx) {
+        let Some((l2, port)) = self.neighbors.l2_towards(hop) else {
+            return self.emit_unknown(packet, hop);
+        };
+        if !write_ethernet(packet.bytes_mut(), l2) {
+            return self.discard(packet, DropReason::EthernetShort);
+        }
+        self.transmit(packet, port);
     }
 
-    /// [`Worker::emit`], as a part of the fast path.
-    #[inline(always)]
-    pub(super) fn emit_fast(&mut self, mut packet: Io::Buf, hop: NeighborIx) {
+    #[cold]
+    #[inline(never)]
+    fn emit_unknown(&mut self, packet: Io::Buf, hop: NeighborIx) {
         match self.neighbors.resolve(hop, self.now) {
-            Resolution::Send(l2, port) => {
-                let Some(ethernet) = packet.bytes_mut().first_chunk_mut::<14>() else {
-                    return self.discard(packet, DropReason::EthernetShort);
-                };
-                ethernet[..12].copy_from_slice(&l2);
-                ethernet[12..].copy_from_slice(&ETHERTYPE_IPV4);
-                self.transmit(packet, port);
-            }
             Resolution::Wait => self.let_wait(packet, hop, Room::Any),
-            Resolution::Stale => self.emit_anew(packet),
+            Resolution::Send(..) | Resolution::Stale => self.emit_anew(packet),
         }
     }
 

@@ -7,7 +7,9 @@
 
 use arrayvec::ArrayVec;
 
-use super::parse::{L3, Packet, Parsed, parse};
+use super::out::write_ethernet;
+use super::parse::{L3, Packet, Parsed, parse, parse_flow};
+use super::udp::is_first_answer;
 use super::{HandedOver, Worker};
 use crate::conntrack::entry::{Direction, Entry, FlowTuple, State, flag, mark, proto};
 use crate::conntrack::tcp::{self, Flags, Segment, Verdict};
@@ -17,6 +19,7 @@ use crate::nat::rewrite::{self, Mapping, Shift};
 use crate::neighbor::Room;
 use crate::service::snapshot::{AddressKind, Answer};
 use crate::stats::{DropReason, Event};
+use crate::wire::ethernet::MacAddr;
 use crate::wire::tcp::{TcpOption, TcpView};
 
 /// A parsed packet, the hash of its tuple (0 where it has none), and where its
@@ -63,13 +66,12 @@ impl<Io: BurstIo> Worker<Io> {
         let mut bytes = 0;
         for packet in &packets {
             bytes += packet.total_len() as u64;
-            let parsed = parse(packet, mac);
-            let hash = self.start_look_up(&parsed);
-            looks.push(Look {
-                parsed,
-                hash,
-                candidate: None,
-            });
+            // Pushed apart: of one place for both results, the compiler would
+            // make a copy.
+            match parse_flow(packet, mac) {
+                Some(at) => looks.push(self.look_of(Parsed::Flow(at))),
+                None => looks.push(self.look_closer(packet, mac)),
+            }
         }
         let counters = self.stats.port(port);
         counters.rx_packets.add(count as u64);
@@ -123,12 +125,7 @@ impl<Io: BurstIo> Worker<Io> {
                 count += 1;
                 self.receiving = Some(port);
                 let parsed = parse(&packet, self.ports[port.ix()].mac);
-                let hash = self.start_look_up(&parsed);
-                let look = Look {
-                    parsed,
-                    hash,
-                    candidate: None,
-                };
+                let look = self.look_of(parsed);
                 see(self, packet, &look, port);
             }
         }
@@ -138,22 +135,37 @@ impl<Io: BurstIo> Worker<Io> {
 
     /// Hashes a flow's tuple and starts loading its index bucket.
     #[inline(always)]
-    pub(super) fn start_look_up(&self, parsed: &Parsed) -> u64 {
-        let Parsed::Flow(at) = parsed else { return 0 };
-        let hash = self.table.hash(&tuple_of(at));
-        self.table.prefetch_bucket(hash);
-        hash
+    pub(super) fn look_of(&self, parsed: Parsed) -> Look {
+        let hash = if let Parsed::Flow(at) = &parsed {
+            let hash = self.table.hash(&tuple_of(at));
+            self.table.prefetch_bucket(hash);
+            hash
+        } else {
+            0
+        };
+        Look {
+            parsed,
+            hash,
+            candidate: None,
+        }
+    }
+
+    /// A frame that is not what nearly all are.
+    #[cold]
+    #[inline(never)]
+    fn look_closer(&self, packet: &Io::Buf, mac: MacAddr) -> Look {
+        self.look_of(parse(packet, mac))
     }
 
     #[inline(always)]
     fn see_through(&mut self, packet: Io::Buf, look: &Look, port: PortIx) {
         match &look.parsed {
-            Parsed::Flow(at) if !at.flags.more_fragments() => {
+            Parsed::Flow(at) => {
                 let tuple = tuple_of(at);
                 let found = self.table.find_candidate(look.candidate, look.hash, &tuple);
                 self.flow(packet, at, found, port);
             }
-            other => self.not_plain(packet, other, port),
+            other => self.not_flow(packet, other, port),
         }
     }
 
@@ -165,23 +177,26 @@ impl<Io: BurstIo> Worker<Io> {
 
     /// Everything that is no whole TCP segment or UDP datagram.
     #[inline(never)]
-    fn not_plain(&mut self, packet: Io::Buf, parsed: &Parsed, port: PortIx) {
+    fn not_flow(&mut self, packet: Io::Buf, parsed: &Parsed, port: PortIx) {
         match parsed {
-            Parsed::Flow(at) | Parsed::LaterFragment(at) if self.is_kernels(at.dst, port) => {
+            Parsed::FirstFragment(at) | Parsed::LaterFragment(at)
+                if self.is_kernels(at.dst, port) =>
+            {
                 self.punt(packet, at.src, port);
             }
             // Fragments are kept: nobody's take no room.
-            Parsed::Flow(at) | Parsed::LaterFragment(at)
+            Parsed::FirstFragment(at) | Parsed::LaterFragment(at)
                 if self.snapshot.address(at.dst).is_none() =>
             {
                 self.discard(packet, DropReason::NotLocalAddress);
             }
-            Parsed::Flow(at) | Parsed::LaterFragment(at)
+            Parsed::FirstFragment(at) | Parsed::LaterFragment(at)
                 if let Some(fault) = self.source_fault(at.src, port) =>
             {
                 self.discard(packet, fault);
             }
-            Parsed::Flow(at) => self.first_fragment(packet, at, port),
+            Parsed::FirstFragment(at) => self.first_fragment(packet, at, port),
+            Parsed::Flow(at) => self.no_connection(packet, at, port),
             Parsed::Icmp(at) => self.icmp(packet, at, port),
             Parsed::Arp => self.arp(packet, port),
             Parsed::LaterFragment(at) => self.later_fragment(packet, at, port),
@@ -192,9 +207,6 @@ impl<Io: BurstIo> Worker<Io> {
     }
 
     /// A TCP segment or UDP datagram, and its connection.
-    ///
-    /// The fast path is a plain data segment or acknowledgement of an
-    /// established connection.
     #[inline(always)]
     pub(super) fn flow(
         &mut self,
@@ -203,22 +215,64 @@ impl<Io: BurstIo> Worker<Io> {
         found: Option<(SlotIx, Direction)>,
         port: PortIx,
     ) {
-        let Some((slot, direction)) = found else {
-            return self.no_connection(packet, at, port);
-        };
+        // A copy of the path for each direction: one branch instead of five.
+        match found {
+            Some((slot, Direction::Forward)) => {
+                self.pass(packet, at, slot, Direction::Forward, port);
+            }
+            Some((slot, Direction::Reverse)) => {
+                self.pass(packet, at, slot, Direction::Reverse, port);
+            }
+            None => self.no_connection(packet, at, port),
+        }
+    }
+
+    /// A packet of a connection.
+    ///
+    /// The fast path is a plain data segment or acknowledgement of an
+    /// established connection, and all the rest of it is here: in each function
+    /// that asks the table for the entry, the compiler reads its place anew.
+    #[inline(always)]
+    fn pass(
+        &mut self,
+        mut packet: Io::Buf,
+        at: &Packet,
+        slot: SlotIx,
+        direction: Direction,
+        port: PortIx,
+    ) {
+        let entry = self.table.get_mut(slot);
         if at.protocol == proto::TCP {
             let Some(segment) = segment_of(packet.bytes(), at) else {
                 return self.discard(packet, DropReason::TcpMalformed);
             };
-            let entry = self.table.get_mut(slot);
             if !tcp::established_fast(entry, direction, &segment) {
                 return self.tcp_decide(packet, at, slot, direction, port, segment);
             }
-            entry.last_seen = self.now.stamp();
-        } else if self.note_datagram(slot, direction) {
+        } else if is_first_answer(entry, direction) {
             return self.first_answer(packet, at, slot, port);
         }
-        self.translate(packet, at, slot, direction, port);
+        entry.last_seen = self.now.stamp();
+
+        let frame = packet.bytes_mut();
+        let is_plain = !entry.has(flag::NARROW)
+            && at.flags.is_atomic()
+            && at.ip_len <= self.min_mtu
+            && frame.get(L3 + 8).is_some_and(|&ttl| ttl > 1);
+        // A next hop that has to be looked up is none that is known.
+        let known = self.neighbors.l2_towards(hop_kept(entry, direction));
+        let (true, Some((l2, out))) = (is_plain, known) else {
+            return self.forward(packet, at, slot, direction, port);
+        };
+        if let Err(reason) = Rewriting::of(entry, direction).apply(frame, at, direction) {
+            return self.discard(packet, reason);
+        }
+        if !write_ethernet(frame, l2) {
+            return self.discard(packet, DropReason::EthernetShort);
+        }
+        let server = entry.server;
+        self.count(server, direction, at.ip_len);
+        self.transmit(packet, out);
     }
 
     /// Everything but the fast path: handshake, tear-down, and what does not
@@ -311,7 +365,7 @@ impl<Io: BurstIo> Worker<Io> {
         self.discard(packet, reason);
     }
 
-    /// Translates a packet of a connection and sends it on its way.
+    /// Translates any packet of a connection and sends it on its way.
     #[inline(never)]
     pub(super) fn forward(
         &mut self,
@@ -321,23 +375,6 @@ impl<Io: BurstIo> Worker<Io> {
         direction: Direction,
         port: PortIx,
     ) {
-        self.translate(packet, at, slot, direction, port);
-    }
-
-    /// [`Worker::forward`], as a part of the fast path.
-    #[inline(always)]
-    fn translate(
-        &mut self,
-        mut packet: Io::Buf,
-        at: &Packet,
-        slot: SlotIx,
-        direction: Direction,
-        port: PortIx,
-    ) {
-        let entry = self.table.get(slot);
-        let rewriting = Rewriting::of(entry, direction);
-        let server = entry.server;
-        let is_narrow = entry.flags & flag::NARROW != 0;
         let hop = match self.hop_of(slot, direction) {
             Ok(hop) => hop,
             Err(reason) => return self.discard(packet, reason),
@@ -345,15 +382,7 @@ impl<Io: BurstIo> Worker<Io> {
         if packet.bytes().get(L3 + 8).is_none_or(|&ttl| ttl <= 1) {
             return self.ttl_expired(packet, at, port);
         }
-        if (at.ip_len > self.min_mtu) | is_narrow | !at.flags.is_atomic() {
-            return self.translate_special(packet, at, slot, direction, hop);
-        }
-        if let Err(reason) = rewriting.apply(packet.bytes_mut(), at, direction) {
-            return self.discard(packet, reason);
-        }
-
-        self.count(server, direction, at.ip_len);
-        self.emit_fast(packet, hop);
+        self.translate(packet, at, slot, direction, hop);
     }
 
     /// Counts a packet of `ip_len` bytes to or from a real server.
@@ -449,8 +478,8 @@ impl<Io: BurstIo> Worker<Io> {
     #[inline(always)]
     fn steered(&self, parsed: &Parsed) -> Option<WorkerIx> {
         match parsed {
-            Parsed::Flow(at) if !at.flags.more_fragments() => Some(self.owner(at)),
-            Parsed::Flow(at) | Parsed::LaterFragment(at) => {
+            Parsed::Flow(at) => Some(self.owner(at)),
+            Parsed::FirstFragment(at) | Parsed::LaterFragment(at) => {
                 Some(self.snapshot.steering.owner(at.src, at.dst, 0, 0))
             }
             _ => None,
@@ -500,11 +529,7 @@ impl<Io: BurstIo> Worker<Io> {
         slot: SlotIx,
         direction: Direction,
     ) -> Result<NeighborIx, DropReason> {
-        let entry = self.table.get(slot);
-        let kept = match direction {
-            Direction::Forward => entry.server_hop,
-            Direction::Reverse => entry.client_hop,
-        };
+        let kept = hop_kept(self.table.get(slot), direction);
         if kept == Entry::NO_NEIGHBOR {
             return self.find_hop(slot, direction);
         }
@@ -542,6 +567,15 @@ pub(super) fn tuple_of(at: &Packet) -> FlowTuple {
         src_port: at.src_port,
         dst_port: at.dst_port,
         protocol: at.protocol,
+    }
+}
+
+/// The next hop of one side of a connection, where it was looked up already.
+#[inline(always)]
+fn hop_kept(entry: &Entry, direction: Direction) -> NeighborIx {
+    match direction {
+        Direction::Forward => entry.server_hop,
+        Direction::Reverse => entry.client_hop,
     }
 }
 
@@ -584,14 +618,16 @@ impl Rewriting {
     ) -> Result<(), DropReason> {
         let l4 = usize::from(at.l4) - L3;
         let ip = frame.get_mut(L3..).ok_or(DropReason::Ipv4Malformed)?;
+        if rewrite::translate(ip, l4, at.protocol, &self.mapping).is_err() {
+            return Err(DropReason::Ipv4Malformed);
+        }
         if self.shifts
             && at.protocol == proto::TCP
             && shift_segment(ip, l4, direction, self.shift).is_err()
         {
             return Err(DropReason::TcpMalformed);
         }
-        rewrite::translate(ip, l4, at.protocol, &self.mapping)
-            .map_err(|_| DropReason::Ipv4Malformed)
+        Ok(())
     }
 }
 
@@ -620,7 +656,8 @@ pub(super) fn to_client(entry: &Entry) -> Mapping {
 /// A segment's fixed fields.
 #[inline(always)]
 pub(super) fn segment_of(bytes: &[u8], at: &Packet) -> Option<Segment> {
-    let tcp = bytes.get(usize::from(at.l4)..)?.first_chunk::<20>()?;
+    let begin = usize::from(at.l4);
+    let tcp = bytes.get(begin..begin + 20)?.first_chunk::<20>()?;
     let word = |i: usize| u32::from_be_bytes([tcp[i], tcp[i + 1], tcp[i + 2], tcp[i + 3]]);
     let header_len = u32::from(tcp[12] >> 4) * 4;
     let transport_len = u32::from(at.ip_len) - (u32::from(at.l4) - L3 as u32);
@@ -628,7 +665,8 @@ pub(super) fn segment_of(bytes: &[u8], at: &Packet) -> Option<Segment> {
         flags: Flags(tcp[13]),
         seq: word(4),
         ack: word(8),
-        payload_len: transport_len.saturating_sub(header_len),
+        // The parser has seen to it that the header ends within the packet.
+        payload_len: transport_len.wrapping_sub(header_len),
         ..Segment::default()
     })
 }
@@ -651,6 +689,7 @@ pub(super) fn read_options(bytes: &[u8], at: &Packet, segment: &mut Segment) {
 }
 
 /// Moves a segment into the other side's numbering.
+#[inline(never)]
 fn shift_segment(
     ip: &mut [u8],
     l4: usize,

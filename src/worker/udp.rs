@@ -39,15 +39,13 @@ const ANSWER_MS: u64 = 1_000;
 /// and what it still needs.
 const TTL_LEFT: u8 = 3;
 
-impl<Io: BurstIo> Worker<Io> {
-    /// Notes a datagram of a flow. True for the server's first.
-    #[inline(always)]
-    pub(super) fn note_datagram(&mut self, slot: SlotIx, direction: Direction) -> bool {
-        let entry = self.table.get_mut(slot);
-        entry.last_seen = self.now.stamp();
-        direction == Direction::Reverse && entry.state == State::UdpOneWay
-    }
+/// Whether a datagram of a flow is the server's first.
+#[inline(always)]
+pub(super) fn is_first_answer(entry: &Entry, direction: Direction) -> bool {
+    direction == Direction::Reverse && entry.state == State::UdpOneWay
+}
 
+impl<Io: BurstIo> Worker<Io> {
     /// The server's first answer. Where a flow is a question and its answer, it
     /// is over: the client side leaves the index, and the local port rests, so
     /// that an answer to a second question asked at the same time gets through.
@@ -60,6 +58,7 @@ impl<Io: BurstIo> Worker<Io> {
         port: PortIx,
     ) {
         let entry = self.table.get_mut(slot);
+        entry.last_seen = self.now.stamp();
         entry.state = State::UdpTwoWay;
         let (server, via) = (entry.server, entry.set);
         self.server_answered(server, via);
@@ -228,7 +227,7 @@ impl<Io: BurstIo> Worker<Io> {
         };
         rewrite::translate(body, l4, proto::UDP, &from_client).ok()?;
         match parse(&packet, MacAddr([0; 6])) {
-            Parsed::Flow(at) => Some((packet, at)),
+            Parsed::Flow(at) | Parsed::FirstFragment(at) => Some((packet, at)),
             _ => None,
         }
     }
@@ -239,7 +238,7 @@ impl<Io: BurstIo> Worker<Io> {
         self.stats.event(Event::UdpResent).add(1);
         let tuple = tuple_of(at);
         if let Some((slot, direction)) = self.table.find(self.table.hash(&tuple), &tuple) {
-            let _ = self.note_datagram(slot, direction);
+            self.table.get_mut(slot).last_seen = self.now.stamp();
             return self.forward(datagram, at, slot, direction, port);
         }
         let Some(service_ix) = self.snapshot.service_at(at.dst, at.dst_port, at.protocol) else {

@@ -5,7 +5,6 @@
 
 use super::Worker;
 use super::parse::{Parsed, parse};
-use super::path::Look;
 use crate::ids::PortIx;
 use crate::io::{BurstIo, PacketBuf};
 use crate::stats::DropReason;
@@ -44,19 +43,13 @@ impl<Io: BurstIo> Worker<Io> {
         }
         if self.steers
             && let Parsed::Flow(at) = &parsed
-            && !at.flags.more_fragments()
         {
             let owner = self.owner(at);
             if owner != self.ix {
                 return self.hand_over(owner, port, packet);
             }
         }
-        let hash = self.start_look_up(&parsed);
-        let look = Look {
-            parsed,
-            hash,
-            candidate: None,
-        };
+        let look = self.look_of(parsed);
         self.see_through_apart(packet, &look, port);
     }
 }
