@@ -5,6 +5,7 @@
 use super::parse::{L3, Packet};
 use super::path::{to_client, to_server};
 use super::path_mtu::Told;
+use super::verify::sums_up;
 use super::{Worker, answer};
 use crate::conntrack::entry::{Direction, Entry, FlowTuple, State, proto};
 use crate::conntrack::tcp;
@@ -14,6 +15,7 @@ use crate::nat::icmp::{Quote, quote, translate_error};
 use crate::nat::rewrite::Mapping;
 use crate::neighbor::Room;
 use crate::stats::{DropReason, Event};
+use crate::wire::checksum::Sum;
 use crate::wire::icmp::{IcmpType, IcmpView};
 
 /// What an ICMP message asks of us.
@@ -23,13 +25,11 @@ enum Message {
     Nothing(DropReason),
 }
 
+/// Of a message whose checksum is right, as far as it lies in the first part.
 fn read(icmp: &[u8]) -> Message {
     let Ok(view) = IcmpView::new_checked(icmp) else {
         return Message::Nothing(DropReason::IcmpMalformed);
     };
-    if !view.verify_checksum() {
-        return Message::Nothing(DropReason::IcmpMalformed);
-    }
     if view.icmp_type() == IcmpType::ECHO_REQUEST {
         return Message::EchoRequest;
     }
@@ -65,10 +65,12 @@ impl<Io: BurstIo> Worker<Io> {
             }
             return self.discard(packet, DropReason::NotLocalAddress);
         }
-        let end = L3 + usize::from(at.ip_len);
-        let Some(icmp) = packet.bytes().get(usize::from(at.l4)..end) else {
+        let (begin, end) = (usize::from(at.l4), L3 + usize::from(at.ip_len));
+        if !sums_up(&packet, begin, end.saturating_sub(begin), Sum::new()) {
             return self.discard(packet, DropReason::IcmpMalformed);
-        };
+        }
+        let first = packet.bytes();
+        let icmp = first.get(begin..end.min(first.len())).unwrap_or(&[]);
         match read(icmp) {
             Message::EchoRequest => self.echo(packet, at, port),
             Message::Error(quote) => match self.error_source_fault(at.src, port) {
@@ -96,8 +98,9 @@ impl<Io: BurstIo> Worker<Io> {
             Ok(hop) => hop,
             Err(reason) => return self.discard(packet, reason),
         };
-        let end = L3 + usize::from(at.ip_len);
-        if !packet.set_len(end) {
+        // Padding is of short frames, which are not in parts.
+        let is_whole = packet.total_len() == packet.bytes().len();
+        if is_whole && !packet.set_len(L3 + usize::from(at.ip_len)) {
             return self.discard(packet, DropReason::IcmpMalformed);
         }
         let (head, message) = packet.bytes_mut().split_at_mut(usize::from(at.l4));

@@ -466,6 +466,23 @@ fn pings_to_vip_and_local_address_are_answered() {
     assert_eq!(lab.event(Event::EchoReplies), 2);
 }
 
+/// As those of networks with jumbo frames are.
+#[test]
+fn pings_in_several_buffers_are_answered_whole_or_not_at_all() {
+    let mut lab = Lab::new();
+    lab.ping(VIP);
+    for first in [42, 43, 600] {
+        let answer = lab.ping_in_parts(1_000, first, false);
+        assert_eq!(answer.icmp_to_client(), Some((0, 0)));
+        let answer = &answer.packets_to_client()[0];
+        assert_eq!(answer.len(), 20 + 8 + 1_000);
+        assert!(answer[28..].iter().all(|&byte| byte == 0x5a));
+        assert!(lab.ping_in_parts(1_000, first, true).is_empty());
+    }
+    assert_eq!(lab.event(Event::EchoReplies), 1 + 3);
+    assert_eq!(lab.drops(DropReason::IcmpMalformed), 3);
+}
+
 #[test]
 fn icmp_errors_reach_the_client_with_its_own_packet_quoted() {
     let mut lab = Lab::new();

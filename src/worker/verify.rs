@@ -39,6 +39,12 @@ pub(super) fn verifies<B: PacketBuf>(packet: &B, at: &Packet) -> bool {
         len = len.min(field(4).unwrap_or(0).into());
     }
     let sum = Sum::pseudo_header(at.src, at.dst, at.protocol, len as u16);
+    sums_up(packet, begin, len, sum)
+}
+
+/// Whether `len` bytes from `begin` on are all there and make `sum`, which is
+/// what else their checksum covers, come out right.
+pub(super) fn sums_up<B: PacketBuf>(packet: &B, begin: usize, len: usize, sum: Sum) -> bool {
     // Nearly always all of it lies in the first part.
     if let Some(bytes) = packet.bytes().get(begin..begin + len) {
         return sum.add_bytes(bytes).finish() == 0;

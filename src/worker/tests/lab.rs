@@ -610,6 +610,24 @@ impl Lab {
         self.send(WAN, &packet)
     }
 
+    /// A ping with `payload` bytes, `first` bytes of its frame in the buffer that
+    /// the headers are in.
+    pub fn ping_in_parts(&mut self, payload: usize, first: usize, spoilt: bool) -> Out {
+        let mut message = vec![0x5a; 8 + payload];
+        message[..8].copy_from_slice(&[8, 0, 0, 0, 0, 1, 0, 1]);
+        IcmpView::new_checked(&mut message[..])
+            .expect("whole")
+            .fill_checksum();
+        if spoilt && let Some(last) = message.last_mut() {
+            *last ^= 1;
+        }
+        let packet = ipv4(CLIENT, VIP, proto::ICMP, 64, &message);
+        let frame = frame(WAN, EtherType::IPV4, &packet).with_first_part(first);
+        self.worker.io.rx[WAN.ix()].push_back(frame);
+        self.poll();
+        self.collect()
+    }
+
     /// Time passes in small steps, the worker polling.
     pub fn pass(&mut self, ms: u64) -> Out {
         let mut all = Out::default();
@@ -901,7 +919,9 @@ fn take(io: &mut MemoryIo, out: &mut Out, server_mac: MacAddr) -> Vec<(PortIx, I
     let mut asked = Vec::new();
     for port in [WAN, LAN] {
         for packet in std::mem::take(&mut io.tx[port.ix()]) {
-            let frame = EthernetView::new_checked(packet.bytes()).expect("a frame");
+            let mut bytes = Vec::new();
+            packet.parts(&mut |part| bytes.extend_from_slice(part));
+            let frame = EthernetView::new_checked(&bytes[..]).expect("a frame");
             assert_eq!(frame.src(), OWN[port.ix()]);
             if frame.ethertype() == EtherType::IPV4 {
                 if port == LAN && frame.dst() != server_mac {
