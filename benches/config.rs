@@ -7,9 +7,9 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Instant;
 
-use fullgate::control::config::{Config, request};
-use fullgate::control::state::State;
+use fullgate::config::{Config, request};
 use fullgate::ids::WorkerIx;
+use fullgate::management::state::State;
 use fullgate::service::snapshot::PortInfo;
 use fullgate::snat::steering::{Reta, Steering, SteeringMode};
 use fullgate::snat::toeplitz::DEFAULT_KEY;

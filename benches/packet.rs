@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 
 use criterion::{Bencher, Criterion, Throughput, criterion_group, criterion_main};
 use fullgate::arena::KEY_BYTES;
-use fullgate::conntrack::entry::{FlowTuple, proto};
+use fullgate::conntrack::entry::FlowTuple;
 use fullgate::conntrack::hash::HashKey;
 use fullgate::io::memory::MemoryBuf;
 use fullgate::io::{BURST, PacketBuf};
@@ -18,6 +18,7 @@ use fullgate::nat::rewrite::{Mapping, translate};
 use fullgate::snat::toeplitz::{DEFAULT_KEY, Toeplitz};
 use fullgate::wire::ethernet::{EtherType, EthernetRepr, MacAddr};
 use fullgate::wire::ipv4::Ipv4Repr;
+use fullgate::wire::proto;
 use fullgate::wire::tcp::{Flags, TcpRepr};
 use fullgate::worker::parse::{L3, Packet, Parsed, parse};
 

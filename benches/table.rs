@@ -27,12 +27,13 @@ use criterion::{Bencher, BenchmarkId, Criterion, Throughput, criterion_group, cr
 #[cfg(feature = "dpdk")]
 use fullgate::arena::prefetch;
 use fullgate::arena::{Arena, KEY_BYTES};
-use fullgate::conntrack::entry::{Direction, Entry, FlowTuple, State, proto};
+use fullgate::conntrack::entry::{Direction, Entry, FlowTuple, State};
 use fullgate::conntrack::hash::HashKey;
 use fullgate::conntrack::index::Index;
 use fullgate::conntrack::table::ConnTable;
 use fullgate::ids::SlotIx;
 use fullgate::time::{Millis, Stamp};
+use fullgate::wire::proto;
 use hashbrown::HashTable;
 
 #[cfg(feature = "dpdk")]

@@ -12,7 +12,7 @@ use std::path::Path;
 use clap::Command;
 use clap_complete::{Shell, generate_to};
 use clap_mangen::Man;
-use fullgate::control::cli::commands;
+use fullgate::cli::commands;
 
 fn main() -> io::Result<()> {
     let root = std::env::args_os().nth(1);

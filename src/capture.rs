@@ -12,10 +12,11 @@ use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
 
-use crate::conntrack::entry::{Direction, Entry, FlowTuple, State, proto};
+use crate::conntrack::entry::{Direction, Entry, FlowTuple, State};
 use crate::filter::{Filter, Legs};
 use crate::ids::PortIx;
 use crate::stats::{Counter, DropReason};
+use crate::wire::proto;
 
 /// Captures at a time.
 pub const CAPTURES: usize = 4;

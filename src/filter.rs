@@ -20,9 +20,10 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use ipnet::Ipv4Net;
 
-use crate::conntrack::entry::{Entry, State, proto};
+use crate::conntrack::entry::{Entry, State};
 use crate::ids::WorkerIx;
 use crate::stats::DropReason;
+use crate::wire::proto;
 
 /// A condition on an address and a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

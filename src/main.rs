@@ -16,37 +16,36 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 
+use fullgate::admin::access::Access;
+use fullgate::admin::socket::{Limits, Listening};
 use fullgate::arena::ArenaError;
+use fullgate::cli::{DaemonArgs, DaemonCommand};
+use fullgate::config::{self, Config};
 use fullgate::conntrack::hash::HashKey;
 use fullgate::conntrack::isn::IsnSecret;
 use fullgate::conntrack::table::ConnTable;
-use fullgate::control::access::Access;
-use fullgate::control::cli::{DaemonArgs, DaemonCommand};
-use fullgate::control::config::{self, Config};
-use fullgate::control::kernel::{self, Kernel, KernelRoutes};
-use fullgate::control::lock::InstanceLock;
-use fullgate::control::management::{
-    Alive, KernelReading, Management, PortReading, PortStatus, Setup, Signals, WorkerLink,
-};
-use fullgate::control::metrics::{self, Level};
-use fullgate::control::patience::Patience;
-use fullgate::control::preflight::{preflight, shortage};
-use fullgate::control::privileges;
-use fullgate::control::say;
-use fullgate::control::socket::{Limits, Listening};
-use fullgate::control::state::State;
-use fullgate::control::steer::{self, Asked, Impossible, PortSteering};
-use fullgate::control::supervisor::Supervisor;
 use fullgate::dpdk::{
     self, Clock, Device, DpdkIo, Eal, EalConfig, Mbuf, Memory, Mempool, PoolConfig, Port,
     PortConfig, RssStatus,
 };
 use fullgate::exception::{self, Carried};
 use fullgate::health::Checker;
+use fullgate::host::kernel::{self, Kernel, KernelRoutes};
+use fullgate::host::lock::InstanceLock;
+use fullgate::host::privileges;
+use fullgate::host::supervisor::Supervisor;
 use fullgate::ids::{PortIx, WorkerIx};
+use fullgate::management::patience::Patience;
+use fullgate::management::state::State;
+use fullgate::management::steer::{self, Asked, Impossible};
+use fullgate::management::{Alive, Management, Setup, Signals, WorkerLink};
+use fullgate::metrics;
+use fullgate::preflight::{preflight, shortage};
+use fullgate::say;
 use fullgate::service::snapshot::PortInfo;
 use fullgate::snat::steering::Steering;
 use fullgate::snat::toeplitz::DEFAULT_KEY;
+use fullgate::stats::readings::{KernelReading, Level, PortReading, PortStatus, PortSteering};
 use fullgate::time::Millis;
 use fullgate::wire::ethernet::MacAddr;
 use fullgate::worker::message::{Command, Link, Update};

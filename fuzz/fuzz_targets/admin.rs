@@ -11,20 +11,21 @@ use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
-use fullgate::control::config::Config;
-use fullgate::control::kernel::Kernel;
-use fullgate::control::management::{
-    METHODS, Management, PortReading, PortStatus, Setup, Signals, WorkerLink,
+use fullgate::config::Config;
+use fullgate::host::kernel::Kernel;
+use fullgate::management::{
+    METHODS, Management, Setup, Signals, WorkerLink,
 };
-use fullgate::control::metrics;
-use fullgate::control::rpc::{self, Id, Outcome};
-use fullgate::control::socket::Call;
-use fullgate::control::state::State;
-use fullgate::control::supervisor::Supervisor;
+use fullgate::metrics;
+use fullgate::api::rpc::{self, Id, Outcome};
+use fullgate::admin::socket::Call;
+use fullgate::management::state::State;
+use fullgate::host::supervisor::Supervisor;
 use fullgate::service::snapshot::PortInfo;
 use fullgate::snat::steering::{Reta, Steering, SteeringMode};
 use fullgate::snat::toeplitz::DEFAULT_KEY;
 use fullgate::stats::WorkerStats;
+use fullgate::stats::readings::{PortReading, PortStatus};
 use fullgate::wire::ethernet::MacAddr;
 use fullgate::worker::message::{Command, Link, Reply};
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! Looks at and changes a running fullgate; see `fullgate::control::cli`.
+//! Looks at and changes a running fullgate; see `fullgate::cli`.
 
 fn main() -> std::process::ExitCode {
-    fullgate::control::cli::run()
+    fullgate::cli::run()
 }

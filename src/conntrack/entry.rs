@@ -30,16 +30,6 @@ impl Direction {
     }
 }
 
-/// IP protocol numbers the connection table knows.
-pub mod proto {
-    /// ICMP (RFC 792).
-    pub const ICMP: u8 = 1;
-    /// TCP (RFC 9293).
-    pub const TCP: u8 = 6;
-    /// UDP (RFC 768).
-    pub const UDP: u8 = 17;
-}
-
 /// The client-side tuple, as a client's packet shows it: C:cp → V:vp.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ClientTuple {

@@ -118,7 +118,8 @@ mod tests {
 
     use super::HashKey;
     use crate::arena::KEY_BYTES;
-    use crate::conntrack::entry::{ClientTuple, FlowTuple, ServerTuple, proto};
+    use crate::conntrack::entry::{ClientTuple, FlowTuple, ServerTuple};
+    use crate::wire::proto;
 
     /// Key 0 is of equal bytes.
     fn key(seed: u8) -> HashKey {

@@ -131,8 +131,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::conntrack::entry::proto;
     use crate::conntrack::tcp::{self, Flags};
+    use crate::wire::proto;
 
     const SECRET: IsnSecret = IsnSecret(*b"0123456789abcdef");
 

@@ -1,6 +1,7 @@
 //! How long a connection may be idle in each state before its entry goes.
 
-use super::entry::{Entry, State, proto};
+use super::entry::{Entry, State};
+use crate::wire::proto;
 
 const SECOND: u32 = 1_000;
 const MINUTE: u32 = 60 * SECOND;

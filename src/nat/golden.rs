@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use super::icmp::translate_error;
 use super::rewrite::{Mapping, Shift, shift_forward, translate};
-use crate::conntrack::entry::proto;
+use crate::wire::proto;
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
 const VIP: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);

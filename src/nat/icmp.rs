@@ -7,9 +7,9 @@ use super::rewrite::{
     Mapping, Truncated, checksum_offset, decrement_ttl, replace_addresses, replace_ports,
     update_transport,
 };
-use crate::conntrack::entry::proto;
 use crate::wire::icmp::{IcmpView, QuotedTransport};
 use crate::wire::ipv4::Ipv4View;
+use crate::wire::proto;
 
 /// The parts of a quoted packet by which its connection is found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 
 use arrayvec::ArrayVec;
 
-use crate::conntrack::entry::proto;
 use crate::wire::checksum::Delta;
+use crate::wire::proto;
 use crate::wire::tcp::{SACK_EDGES_AT, TSECR_AT, TSVAL_AT, TcpOption, TcpView};
 
 /// What the four address parts of a packet become.

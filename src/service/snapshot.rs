@@ -169,6 +169,16 @@ pub enum ServerState {
 }
 
 impl ServerState {
+    /// As people read and write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Draining => "draining",
+            Self::Down => "down",
+            Self::Removed => "removed",
+        }
+    }
+
     /// Whether connections to the server go on.
     #[inline(always)]
     pub const fn keeps_connections(self) -> bool {

@@ -62,6 +62,16 @@ pub enum SteeringMode {
     Software,
 }
 
+impl SteeringMode {
+    /// As people read and write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rss => "rss",
+            Self::Software => "software",
+        }
+    }
+}
+
 /// A redirection table: the queue, and so the worker, of each slot.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Reta {

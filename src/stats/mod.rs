@@ -6,6 +6,7 @@
 mod drops;
 mod ends;
 mod events;
+pub mod readings;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

@@ -11,9 +11,11 @@
 
 pub mod arp;
 pub mod checksum;
+pub mod describe;
 pub mod ethernet;
 pub mod icmp;
 pub mod ipv4;
+pub mod proto;
 pub mod tcp;
 pub mod udp;
 

@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use super::Worker;
 use super::parse::{L3, Packet};
 use super::path::{segment_of, to_client, to_server};
-use crate::conntrack::entry::{Entry, proto};
+use crate::conntrack::entry::Entry;
 use crate::conntrack::tcp::Segment;
 use crate::ids::{NeighborIx, PortIx};
 use crate::io::{BurstIo, PacketBuf};
@@ -19,6 +19,7 @@ use crate::neighbor::Room;
 use crate::stats::{DropReason, Event};
 use crate::wire::icmp::{IcmpError, MAX_ERROR_LEN};
 use crate::wire::ipv4::{Ipv4Repr, Ipv4View};
+use crate::wire::proto;
 use crate::wire::tcp::TcpRepr;
 
 /// TTL of packets of our own (RFC 1122 §3.2.1.7 leaves it to configuration;

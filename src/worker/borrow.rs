@@ -26,12 +26,13 @@ use super::open::Opening;
 use super::parse::Packet;
 use super::path::tuple_of;
 use super::{Worker, evict};
-use crate::conntrack::entry::{ClientTuple, Entry, ServerTuple, State, mark, proto};
+use crate::conntrack::entry::{ClientTuple, Entry, ServerTuple, State, mark};
 use crate::conntrack::isn::Previous;
 use crate::ids::{PortIx, ServerIx, ServiceIx, SetIx, SlotIx, WorkerIx};
 use crate::io::BurstIo;
 use crate::stats::DropReason;
 use crate::time::Millis;
+use crate::wire::proto;
 
 /// Half-open connections that a worker has on others' ports at a time.
 const HALF_OPEN: u32 = 128;

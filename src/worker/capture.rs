@@ -14,12 +14,13 @@ use super::message::Reply;
 use super::parse::{L3, Packet, Parsed};
 use super::path::{Look, tuple_of};
 use crate::capture::{self, CAPTURES, Facts, Fate, Moment, Tap, hash_of, reversed};
-use crate::conntrack::entry::{Direction, Entry, FlowTuple, State, proto};
+use crate::conntrack::entry::{Direction, Entry, FlowTuple, State};
 use crate::filter::Legs;
 use crate::ids::{PortIx, SlotIx};
 use crate::io::{BurstIo, PacketBuf};
 use crate::service::snapshot::AddressKind;
 use crate::stats::DropReason;
+use crate::wire::proto;
 use crate::wire::tcp::Flags;
 
 use std::net::SocketAddrV4;

@@ -4,13 +4,14 @@ use arrayvec::ArrayVec;
 
 use super::Worker;
 use super::attempt::Cause;
-use crate::conntrack::entry::{Entry, State, flag, mark, proto};
+use crate::conntrack::entry::{Entry, State, flag, mark};
 use crate::conntrack::timeouts::{Timeouts, timeout_for};
 use crate::ids::{ServerIx, SetIx, SlotIx};
 use crate::io::BurstIo;
 use crate::service::snapshot::{Answer, Snapshot};
 use crate::stats::{EndCause, Event, ServiceCounters};
 use crate::time::Stamp;
+use crate::wire::proto;
 
 /// Timers looked at between two bursts: some microseconds' work.
 const TIMERS_PER_POLL: u32 = 64;

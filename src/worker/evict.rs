@@ -23,13 +23,14 @@ use std::net::Ipv4Addr;
 
 use super::Worker;
 use super::close::rests;
-use crate::conntrack::entry::{Entry, ServerTuple, State, proto};
+use crate::conntrack::entry::{Entry, ServerTuple, State};
 use crate::conntrack::table::ConnTable;
 use crate::ids::{ServerIx, SetIx, SlotIx};
 use crate::io::BurstIo;
 use crate::service::snapshot::Server;
 use crate::stats::{EndCause, Event};
 use crate::time::Millis;
+use crate::wire::proto;
 
 /// Table slots looked at for a connection that may go.
 const TABLE_REACH: u32 = 256;

@@ -16,13 +16,14 @@ use super::Worker;
 use super::parse::{L3, Packet};
 use super::path::{Rewriting, mapping_of, tuple_of};
 use super::path_mtu::narrow_mtu;
-use crate::conntrack::entry::{Direction, FlowTuple, State, proto};
+use crate::conntrack::entry::{Direction, FlowTuple, State};
 use crate::ids::{NeighborIx, PortIx, SlotIx};
 use crate::io::{BurstIo, PacketBuf};
 use crate::nat::fragments::{Datagram, Fragment};
 use crate::nat::ident::Use;
 use crate::nat::rewrite::{Mapping, allow_fragments, set_ident, translate_fragment};
 use crate::stats::{DropReason, Event};
+use crate::wire::proto;
 
 /// A fragment that came before its first.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use super::path::{to_client, to_server};
 use super::path_mtu::Told;
 use super::verify::sums_up;
 use super::{Worker, answer};
-use crate::conntrack::entry::{Direction, Entry, FlowTuple, State, proto};
+use crate::conntrack::entry::{Direction, Entry, FlowTuple, State};
 use crate::conntrack::tcp;
 use crate::ids::PortIx;
 use crate::io::{BurstIo, PacketBuf};
@@ -17,6 +17,7 @@ use crate::neighbor::Room;
 use crate::stats::{DropReason, Event};
 use crate::wire::checksum::Sum;
 use crate::wire::icmp::{IcmpType, IcmpView};
+use crate::wire::proto;
 
 /// What an ICMP message asks of us.
 enum Message {

@@ -7,7 +7,7 @@ use super::health::Health;
 use super::lend::Lent;
 use super::message::Notice;
 use super::parse::Packet;
-use crate::conntrack::entry::{Direction, Entry, NIL, State, mark, proto};
+use crate::conntrack::entry::{Direction, Entry, NIL, State, mark};
 use crate::conntrack::isn;
 use crate::conntrack::tcp::{self, Segment};
 use crate::ids::{PortIx, ServerIx, ServiceIx, SlotIx};
@@ -15,6 +15,7 @@ use crate::io::BurstIo;
 use crate::service::snapshot::{ServerState, Snapshot};
 use crate::stats::{DropReason, Event};
 use crate::time::Millis;
+use crate::wire::proto;
 
 /// What is known of a connection to be made, beyond its first packet.
 #[derive(Clone, Copy, Debug, Default)]

@@ -7,11 +7,11 @@
 
 use std::net::Ipv4Addr;
 
-use crate::conntrack::entry::proto;
 use crate::io::{ChecksumStatus, PacketBuf};
 use crate::stats::DropReason;
 use crate::wire::checksum::fold;
 use crate::wire::ethernet::MacAddr;
+use crate::wire::proto;
 
 /// Length of an untagged Ethernet header: offset of the IP header.
 pub const L3: usize = 14;

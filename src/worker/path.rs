@@ -11,7 +11,7 @@ use super::out::write_ethernet;
 use super::parse::{L3, Packet, Parsed, parse, parse_flow};
 use super::udp::is_first_answer;
 use super::{HandedOver, Worker};
-use crate::conntrack::entry::{Direction, Entry, FlowTuple, State, flag, mark, proto};
+use crate::conntrack::entry::{Direction, Entry, FlowTuple, State, flag, mark};
 use crate::conntrack::tcp::{self, Flags, Segment, Verdict};
 use crate::ids::{NeighborIx, PortIx, ServerIx, SlotIx, WorkerIx};
 use crate::io::{BURST, BurstIo, PacketBuf};
@@ -20,6 +20,7 @@ use crate::neighbor::Room;
 use crate::service::snapshot::{AddressKind, Answer};
 use crate::stats::{DropReason, Event};
 use crate::wire::ethernet::MacAddr;
+use crate::wire::proto;
 use crate::wire::tcp::{TcpOption, TcpView};
 
 /// A parsed packet, the hash of its tuple (0 where it has none), and where its

@@ -15,11 +15,12 @@
 use std::net::Ipv4Addr;
 
 use super::Worker;
-use crate::conntrack::entry::{Direction, Entry, flag, proto};
+use crate::conntrack::entry::{Direction, Entry, flag};
 use crate::ids::SlotIx;
 use crate::io::BurstIo;
 use crate::nat::icmp::Quote;
 use crate::time::Millis;
+use crate::wire::proto;
 
 /// Smallest fragments made on somebody's word, header included: what Linux
 /// takes for the least path MTU by itself (`net.ipv4.route.min_pmtu`), and a

@@ -14,7 +14,7 @@ use super::Worker;
 use super::open::{Opening, is_sound};
 use super::parse::{L3, Packet, Parsed, parse};
 use super::path::{to_client, tuple_of};
-use crate::conntrack::entry::{Direction, Entry, FlowTuple, State, mark, proto};
+use crate::conntrack::entry::{Direction, Entry, FlowTuple, State, mark};
 use crate::ids::{PortIx, SlotIx};
 use crate::io::{BurstIo, PacketBuf};
 use crate::nat::rewrite::{self, Mapping};
@@ -23,6 +23,7 @@ use crate::time::Stamp;
 use crate::wire::ethernet::MacAddr;
 use crate::wire::icmp::{IcmpError, IcmpType};
 use crate::wire::ipv4::Ipv4View;
+use crate::wire::proto;
 use crate::wire::udp::UdpView;
 
 /// ICMP header; behind it is the quoted packet.

@@ -8,10 +8,10 @@
 
 use super::Worker;
 use super::parse::{L3, Packet};
-use crate::conntrack::entry::proto;
 use crate::io::{BurstIo, PacketBuf};
 use crate::stats::DropReason;
 use crate::wire::checksum::Sum;
+use crate::wire::proto;
 
 /// Whether the TCP or UDP checksum of a packet as it was received is right. A
 /// first fragment's can't be known, and counts as right.

@@ -12,7 +12,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fullgate::conntrack::entry::{Entry, proto};
+use fullgate::conntrack::entry::Entry;
 use fullgate::conntrack::hash::HashKey;
 use fullgate::conntrack::isn::IsnSecret;
 use fullgate::conntrack::table::ConnTable;
@@ -33,6 +33,7 @@ use fullgate::wire::arp::{ArpOp, ArpRepr};
 use fullgate::wire::checksum::checksum;
 use fullgate::wire::ethernet::{EtherType, EthernetRepr, MacAddr};
 use fullgate::wire::ipv4::Ipv4Repr;
+use fullgate::wire::proto;
 use fullgate::wire::tcp::{Flags, TcpRepr};
 use fullgate::worker::kernel::{FrameRing, KernelRings};
 use fullgate::worker::message::{Link, Update};

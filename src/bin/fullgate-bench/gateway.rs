@@ -5,15 +5,15 @@ use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use fullgate::config::Config;
 use fullgate::conntrack::hash::HashKey;
 use fullgate::conntrack::isn::IsnSecret;
 use fullgate::conntrack::table::ConnTable;
-use fullgate::control::config::Config;
-use fullgate::control::state::State;
 use fullgate::dpdk::{
     Clock, DpdkIo, Eal, EalConfig, Mbuf, Memory, Mempool, PoolConfig, Port, RingEnd, ring_port,
 };
 use fullgate::ids::WorkerIx;
+use fullgate::management::state::State;
 use fullgate::service::snapshot::PortInfo;
 use fullgate::snat::steering::{Reta, Steering, SteeringMode};
 use fullgate::snat::toeplitz::DEFAULT_KEY;

@@ -7,12 +7,11 @@ use proptest::prelude::*;
 
 use super::{ConnTable, Recovered, TableFull};
 use crate::arena::{Arena, KEY_BYTES};
-use crate::conntrack::entry::{
-    ClientTuple, Direction, Entry, FlowTuple, ServerTuple, State, proto,
-};
+use crate::conntrack::entry::{ClientTuple, Direction, Entry, FlowTuple, ServerTuple, State};
 use crate::conntrack::hash::HashKey;
 use crate::ids::{SlotIx, WorkerIx};
 use crate::time::{Millis, Stamp};
+use crate::wire::proto;
 
 const KEY: HashKey = HashKey::from_bytes([0x5c; KEY_BYTES]);
 const T0: Millis = Millis(1000);

@@ -8,11 +8,11 @@ use std::net::Ipv4Addr;
 
 use super::lab::nic::{Delivery, Nic};
 use super::lab::{CLIENT, LOCAL, Lab, SERVERS, Tcp, VIP, flags};
-use crate::conntrack::entry::proto;
 use crate::snat::steering::Reta;
 use crate::stats::{DropReason, Event};
 use crate::wire::checksum::checksum;
 use crate::wire::ipv4::Ipv4View;
+use crate::wire::proto;
 
 /// More fragments follow, and don't fragment, in the word of the flags.
 const MORE: u16 = 0x2000;

@@ -4,10 +4,10 @@ use std::net::Ipv4Addr;
 
 use super::lab::kernel::{KERNEL, STRANGER, VRRP};
 use super::lab::{CLIENT, Lab, Tcp, VIP, flags};
-use crate::conntrack::entry::proto;
 use crate::io::memory::MemoryIo;
 use crate::stats::{DropReason, Event};
 use crate::wire::arp::ArpOp;
+use crate::wire::proto;
 
 const RATE: u32 = 1_000;
 

@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use crate::conntrack::entry::{Entry, State, proto};
+use crate::conntrack::entry::{Entry, State};
 use crate::conntrack::hash::HashKey;
 use crate::conntrack::isn::IsnSecret;
 use crate::conntrack::table::ConnTable;
@@ -30,6 +30,7 @@ use crate::wire::arp::{ArpOp, ArpRepr, ArpView};
 use crate::wire::ethernet::{EtherType, EthernetRepr, EthernetView, MacAddr};
 use crate::wire::icmp::IcmpView;
 use crate::wire::ipv4::{Ipv4Repr, Ipv4View};
+use crate::wire::proto;
 use crate::wire::tcp::{Flags, TcpRepr, TcpView};
 use crate::wire::udp::UdpView;
 use crate::worker::message::{Command, Link, Reply, Update};

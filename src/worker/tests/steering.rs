@@ -7,9 +7,10 @@ use std::net::Ipv4Addr;
 
 use super::lab::nic::{Delivery, Nic};
 use super::lab::{CLIENT, Tcp, VIP, flags};
-use crate::conntrack::entry::{State, proto};
+use crate::conntrack::entry::State;
 use crate::ids::WorkerIx;
 use crate::snat::steering::Reta;
+use crate::wire::proto;
 
 const CONNECTIONS: u16 = 64;
 
