@@ -14,9 +14,10 @@ use std::time::Duration;
 use fullgate::config::Config;
 use fullgate::host::kernel::Kernel;
 use fullgate::management::{
-    METHODS, Management, Setup, Signals, WorkerLink,
+    Management, Setup, Signals, WorkerLink,
 };
 use fullgate::metrics;
+use fullgate::api::METHODS;
 use fullgate::api::rpc::{self, Id, Outcome};
 use fullgate::admin::socket::Call;
 use fullgate::management::state::State;

@@ -194,7 +194,7 @@ pub(crate) mod tests {
     fn who_looks_may_only_look() {
         let access = both();
         let mut allowed = Vec::new();
-        for method in crate::management::METHODS {
+        for method in crate::api::METHODS {
             assert!(access.allows(Role::Write, method).is_ok());
             match access.allows(Role::Read, method) {
                 Ok(()) => allowed.push(method),

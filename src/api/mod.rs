@@ -9,6 +9,36 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+/// All methods.
+pub const METHODS: [&str; 26] = [
+    "ping",
+    "version",
+    "services.list",
+    "connections.list",
+    "workers.list",
+    "ports.list",
+    "drops.list",
+    "drops.last",
+    "flow.explain",
+    "capture.start",
+    "capture.read",
+    "capture.end",
+    "pools.list",
+    "neighbors.list",
+    "service.add",
+    "service.edit",
+    "service.del",
+    "server.add",
+    "server.edit",
+    "server.del",
+    "server.drain",
+    "announce",
+    "reload",
+    "config.check",
+    "config.diff",
+    "config.get",
+];
+
 /// `version`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Version {

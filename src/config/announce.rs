@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::Announce;
+use super::fields::{number, parsed, unless};
 use super::problem::{Place, Problem};
 use super::raw::RawAnnounce;
 use super::units::{format_duration, parse_duration};
-use super::validate::{number, parsed, unless};
 
 /// A route needs two to three seconds at most to be gone from a router nearby,
 /// and mostly milliseconds; init systems kill after 30 s.

@@ -9,6 +9,7 @@ mod announce;
 mod demand;
 mod diff;
 mod edit;
+mod fields;
 mod health;
 mod metrics;
 mod network;

@@ -5,10 +5,10 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
+use super::fields::{Unique, choice, name, number, parsed, required, unless};
 use super::problem::{Place, Problem};
 use super::raw::{RawPool, RawPort, RawRoute};
 use super::units::{parse_address, parse_addresses, parse_interface, parse_network};
-use super::validate::{Unique, choice, name, number, parsed, required, unless};
 use super::{Config, Device, KernelInterface, Pool, Port, StaticRoute, SteeringChoice};
 use crate::ids::PortIx;
 use crate::service::route::{Route, Routes};

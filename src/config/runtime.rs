@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Runtime;
+use super::fields::{number, parsed, unless};
 use super::problem::{Place, Problem};
 use super::raw::RawRuntime;
 use super::units::{format_duration, format_size, parse_duration, parse_ports, parse_size};
-use super::validate::{number, parsed, unless};
 use crate::service::snapshot::Limits;
 use crate::worker::NEIGHBORS;
 

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use super::fields::{Unique, choice, name, number, parsed, required, unless};
 use super::network::{is_host, networks_of};
 use super::problem::{Place, Problem, nearest};
 use super::raw::{RawServer, RawService, RawTimeouts};
 use super::units::{format_duration, parse_duration, parse_endpoint};
-use super::validate::{Unique, choice, name, number, parsed, required, unless};
 use super::{AdminState, Config, Health, Protocol, Server, Service, Way};
 use crate::conntrack::timeouts::Timeouts;
 use crate::service::schedule::Scheduler;

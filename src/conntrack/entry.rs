@@ -209,6 +209,11 @@ impl State {
             Self::Closing | Self::TimeWait | Self::Closed | Self::Resting
         )
     }
+
+    /// The connection is over, and a new one may take its local port if need be.
+    pub const fn rests(self) -> bool {
+        matches!(self, Self::TimeWait | Self::Closed | Self::Resting)
+    }
 }
 
 /// Bits of [`Entry::flags`].

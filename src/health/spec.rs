@@ -1,14 +1,13 @@
 //! What a check is. Values only, made by the configuration.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::CertificateDer;
+use rustls::ClientConfig;
 
 use super::probe::tls;
+pub use super::probe::tls::{Authorities, Tls};
 
 /// What is asked, how often, and how many answers decide.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -90,66 +89,6 @@ impl fmt::Display for StatusRanges {
             }
         }
         Ok(())
-    }
-}
-
-/// How HTTPS is spoken.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Tls {
-    /// The name asked for (SNI, RFC 6066 §3), and the one a verified certificate
-    /// has to be for; without it none is asked for, and the certificate has to be
-    /// for the address.
-    pub name: Option<String>,
-    /// Who may have signed the certificate; `None`: any certificate will do.
-    pub authorities: Option<Authorities>,
-}
-
-impl Tls {
-    /// Whether `name` is one that can be asked for.
-    pub fn is_name(name: &str) -> bool {
-        tls::is_name(name)
-    }
-}
-
-/// Certificates of authorities.
-#[derive(Clone, Debug)]
-pub struct Authorities {
-    /// The file they come from.
-    pub path: PathBuf,
-    certificates: Vec<CertificateDer<'static>>,
-    roots: Arc<RootCertStore>,
-}
-
-impl PartialEq for Authorities {
-    fn eq(&self, other: &Self) -> bool {
-        self.path == other.path && self.certificates == other.certificates
-    }
-}
-
-impl Eq for Authorities {}
-
-impl Authorities {
-    /// Reads a file of certificates in PEM.
-    ///
-    /// # Errors
-    /// What is wrong with it, to stand behind its name.
-    pub fn load(path: PathBuf) -> Result<Self, String> {
-        let certificates = tls::certificates(&path)?;
-        let mut roots = RootCertStore::empty();
-        for certificate in &certificates {
-            roots
-                .add(certificate.clone())
-                .map_err(|error| format!("has a certificate that can't be used: {error}"))?;
-        }
-        Ok(Self {
-            path,
-            certificates,
-            roots: Arc::new(roots),
-        })
-    }
-
-    pub(super) fn roots(&self) -> &Arc<RootCertStore> {
-        &self.roots
     }
 }
 

@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 
-use super::methods::{invalid, value};
+use super::answers::{invalid, value};
 use super::{Management, PATIENCE, answer};
 use crate::api;
 use crate::api::rpc::{Error, Outcome};

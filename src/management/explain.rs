@@ -5,7 +5,7 @@ use std::net::SocketAddrV4;
 
 use serde::Deserialize;
 
-use super::methods::invalid;
+use super::answers::invalid;
 use super::report;
 use crate::api;
 use crate::api::rpc::Error;
@@ -17,7 +17,7 @@ use crate::service::snapshot::{AddressKind, Answer, ServerState, Snapshot};
 use crate::stats::DropReason;
 use crate::time::Millis;
 use crate::wire::proto;
-use crate::worker::explain::{CANDIDATES, Candidate, Found, Hop, Probe};
+use crate::worker::message::probe::{CANDIDATES, Candidate, Found, Hop, Probe};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

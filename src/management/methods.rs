@@ -4,17 +4,19 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::answers::{invalid, value};
 use super::captures::{CaptureId, CaptureParams};
 use super::explain::ExplainParams;
 use super::gather::Ask;
 use super::{Change, ConnectionsAsk, Management, PATIENCE, report};
 use crate::admin::socket::Call;
 use crate::api;
-use crate::api::rpc::{self, Error, INVALID_PARAMS, Outcome};
+use crate::api::METHODS;
+use crate::api::rpc::{self, Error, Outcome};
 use crate::config::raw::{RawServer, RawService};
 use crate::config::{Checked, Config, Problem};
 use crate::conntrack::entry::FlowTuple;
@@ -22,36 +24,6 @@ use crate::filter::Purpose;
 use crate::management::state::restart;
 use crate::stats::DropReason;
 use crate::worker::message::Order;
-
-/// All methods.
-pub const METHODS: [&str; 26] = [
-    "ping",
-    "version",
-    "services.list",
-    "connections.list",
-    "workers.list",
-    "ports.list",
-    "drops.list",
-    "drops.last",
-    "flow.explain",
-    "capture.start",
-    "capture.read",
-    "capture.end",
-    "pools.list",
-    "neighbors.list",
-    "service.add",
-    "service.edit",
-    "service.del",
-    "server.add",
-    "server.edit",
-    "server.del",
-    "server.drain",
-    "announce",
-    "reload",
-    "config.check",
-    "config.diff",
-    "config.get",
-];
 
 /// Connections listed where the request names no limit.
 const LIMIT: usize = 1_000;
@@ -156,10 +128,6 @@ struct LastDropsParams {
     reason: Option<String>,
 }
 
-pub(super) fn invalid(message: String) -> Error {
-    Error::new(INVALID_PARAMS, message)
-}
-
 fn drop_reason(name: &str) -> Result<DropReason, Error> {
     let mut reasons = DropReason::ALL.iter().copied();
     let found = reasons.find(|reason| reason.name() == name);
@@ -168,12 +136,6 @@ fn drop_reason(name: &str) -> Result<DropReason, Error> {
             "reason: there is no drop reason {name:?}; drops.list has them all"
         ))
     })
-}
-
-/// A result as JSON.
-pub(super) fn value(result: &impl Serialize) -> Value {
-    // Structures of strings, numbers and lists always have a JSON form.
-    serde_json::to_value(result).unwrap_or_default()
 }
 
 /// Takes a text out of parameters whose rest is a table of the configuration.

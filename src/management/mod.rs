@@ -4,6 +4,7 @@
 //! needs a lock. Never waits for one worker or one client: what is not there
 //! yet is looked for again a millisecond later.
 
+mod answers;
 mod captures;
 mod changes;
 mod drains;
@@ -33,7 +34,6 @@ use self::gather::{Ask, Complete, Gather};
 use self::health::Health;
 pub use self::health::StartChecker;
 pub use self::links::{Alive, WorkerLink};
-pub use self::methods::METHODS;
 use self::neighbors::{Links, Relay, Silent};
 use self::notices::{NoticeLog, server_title};
 pub use self::signals::Signals;
@@ -52,8 +52,8 @@ use crate::metrics::{self, Metrics, Sources};
 use crate::stats::readings::PortStatus;
 use crate::stats::{DropReason, WorkerStats};
 use crate::time::Millis;
-use crate::worker::dropped::Dropped;
-use crate::worker::explain::Probe;
+use crate::worker::message::dropped::Dropped;
+use crate::worker::message::probe::Probe;
 use crate::worker::message::{
     Command, DropScan, NeighborFound, NeighborScan, Order, PoolScan, Reply, Scan, SetUse, Update,
 };
@@ -357,7 +357,7 @@ impl Management {
                     let snapshot = Arc::clone(self.state.snapshot());
                     self.answering.run(move || {
                         let list = neighbors::list(&snapshot, &complete.answers);
-                        answer(complete.reply, Ok(methods::value(&list)));
+                        answer(complete.reply, Ok(answers::value(&list)));
                     });
                 }
             }
@@ -365,7 +365,7 @@ impl Management {
                 if let Some(complete) = self.last_drops.answer(worker, scan.found) {
                     let snapshot = self.state.snapshot();
                     let drops = report::last_drops(snapshot, &complete.answers, &self.times);
-                    answer(complete.reply, Ok(methods::value(&drops)));
+                    answer(complete.reply, Ok(answers::value(&drops)));
                 }
             }
             Reply::Explained(probe) => {
@@ -373,7 +373,7 @@ impl Management {
                     let snapshot = self.state.snapshot();
                     let (tuple, probes) = (complete.tag, complete.answers);
                     let explained = explain::explained(snapshot, tuple, &probes);
-                    answer(complete.reply, Ok(methods::value(&explained)));
+                    answer(complete.reply, Ok(answers::value(&explained)));
                 }
             }
             Reply::Capturing(id) => self.capturing(id, now),
@@ -529,7 +529,7 @@ impl Management {
             self.answering.run(move || {
                 let sets = answers.iter().flatten();
                 let pools = report::pools(&config, &snapshot, sets);
-                answer(reply, Ok(methods::value(&pools)));
+                answer(reply, Ok(answers::value(&pools)));
             });
         }
     }
@@ -557,7 +557,7 @@ impl Management {
         self.supervisor.ready();
         answer(
             complete.reply,
-            Ok(methods::value(&api::Changed {
+            Ok(answers::value(&api::Changed {
                 generation,
                 warnings,
             })),
@@ -590,7 +590,7 @@ impl Management {
             connections.truncate(limit);
             answer(
                 complete.reply,
-                Ok(methods::value(&api::Connections {
+                Ok(answers::value(&api::Connections {
                     connections,
                     truncated,
                 })),

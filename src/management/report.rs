@@ -16,8 +16,8 @@ use crate::stats::{Counter, DropReason, Event, WorkerStats};
 use crate::time::Millis;
 use crate::wire::describe;
 use crate::wire::proto;
-use crate::worker::dropped::Dropped;
 use crate::worker::message::SetUse;
+use crate::worker::message::dropped::Dropped;
 
 use super::times::Times;
 

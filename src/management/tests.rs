@@ -639,7 +639,7 @@ fn counters_add_up_over_the_workers() {
 #[test]
 fn every_method_is_known() {
     let mut fixture = Fixture::new();
-    for method in methods::METHODS {
+    for method in crate::api::METHODS {
         // Some want parameters, some wait for the workers; none is unknown.
         if let Ok(Err(error)) = fixture.ask(method, json!({})).try_recv() {
             assert_ne!(error.code, rpc::UNKNOWN_METHOD, "{method}");

@@ -13,6 +13,7 @@ use ipnet::Ipv4Net;
 
 use super::route::{NextHop, Routes};
 use super::schedule::Plan;
+use crate::conntrack::entry::ServerTuple;
 use crate::conntrack::timeouts::Timeouts;
 use crate::ids::{PortIx, ServerIx, ServiceIx, SetIx};
 use crate::snat::steering::Steering;
@@ -203,6 +204,19 @@ pub struct Server {
     pub state: ServerState,
     /// The local addresses used towards it and the port set of each.
     pub locals: Box<[(Ipv4Addr, SetIx)]>,
+}
+
+impl Server {
+    /// The tuple of a connection from a local port to this server.
+    pub fn tuple_from(&self, local: Ipv4Addr, local_port: u16, protocol: u8) -> ServerTuple {
+        ServerTuple {
+            server: self.addr,
+            local,
+            server_port: self.port,
+            local_port,
+            protocol,
+        }
+    }
 }
 
 /// Per-worker limits of what is sent to strangers.

@@ -111,8 +111,8 @@ impl<Io: BurstIo> Worker<Io> {
             self.release_syn(slot);
         }
         self.count_active(slot);
-        if rests(state)
-            && !rests(before)
+        if state.rests()
+            && !before.rests()
             && !is_borrowed
             && let Some(set) = self.set(set)
         {
@@ -407,9 +407,4 @@ impl<Io: BurstIo> Worker<Io> {
             .server(server)
             .is_none_or(|server| !server.state.keeps_connections())
     }
-}
-
-/// The connection is over, and a new one may take its local port if need be.
-pub(super) const fn rests(state: State) -> bool {
-    matches!(state, State::TimeWait | State::Closed | State::Resting)
 }

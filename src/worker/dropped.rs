@@ -4,50 +4,14 @@
 //! management core asks for a copy by message.
 
 use super::Worker;
+use super::message::dropped::{Dropped, KEPT, KEPT_BYTES};
 use super::message::{DropScan, Reply};
 use crate::ids::PortIx;
 use crate::io::{BurstIo, PacketBuf};
 use crate::stats::DropReason;
 
-/// Packets kept of each reason.
-pub const KEPT: usize = 16;
-
-/// Bytes kept of a packet: all headers with their usual options, and the
-/// headers that an ICMP error quotes.
-pub const KEPT_BYTES: usize = 96;
-
 /// Reasons whose packets are copied between two bursts: some 8 kB.
 const REASONS_PER_POLL: usize = 4;
-
-/// A packet that went no further.
-#[derive(Clone, Copy, Debug)]
-pub struct Dropped {
-    /// When: TSC of the worker's round; 0 for a place not used yet.
-    pub tsc: u64,
-    /// Length of the frame in bytes, without FCS; 0 where the packet could not
-    /// even be made.
-    pub total_len: u16,
-    /// Where it was received; `None` where it had waited, or is our own.
-    pub port: Option<PortIx>,
-    len: u8,
-    bytes: [u8; KEPT_BYTES],
-}
-
-impl Dropped {
-    const NONE: Self = Self {
-        tsc: 0,
-        total_len: 0,
-        port: None,
-        len: 0,
-        bytes: [0; KEPT_BYTES],
-    };
-
-    /// The first bytes of the frame: as received, or with translated IP header
-    /// where the reason lies behind the translation.
-    pub fn bytes(&self) -> &[u8] {
-        self.bytes.get(..usize::from(self.len)).unwrap_or(&[])
-    }
-}
 
 /// The last packets of one reason.
 #[derive(Clone, Copy, Debug)]

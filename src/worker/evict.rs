@@ -22,12 +22,10 @@
 use std::net::Ipv4Addr;
 
 use super::Worker;
-use super::close::rests;
-use crate::conntrack::entry::{Entry, ServerTuple, State};
+use crate::conntrack::entry::{Entry, State};
 use crate::conntrack::table::ConnTable;
 use crate::ids::{ServerIx, SetIx, SlotIx};
 use crate::io::BurstIo;
-use crate::service::snapshot::Server;
 use crate::stats::{EndCause, Event};
 use crate::time::Millis;
 use crate::wire::proto;
@@ -108,7 +106,7 @@ fn rank(entry: &Entry, now: Millis) -> Option<(Rank, u64)> {
             let floor = (lived.saturating_mul(IDLE_FACTOR)).clamp(IDLE_MIN_MS, IDLE_MAX_MS);
             (idle >= floor).then_some((Rank::Idle, idle))
         }
-        state => rests(state).then_some((Rank::Over, idle)),
+        state => state.rests().then_some((Rank::Over, idle)),
     }
 }
 
@@ -221,7 +219,7 @@ impl<Io: BurstIo> Worker<Io> {
                 && best.is_none_or(|((rank, _), _)| rank < Rank::Guest)
                 && let Some(port) = ports.next_in_use(&mut at, &mut budget)
             {
-                let tuple = tuple_towards(server, local, port, protocol);
+                let tuple = server.tuple_from(local, port, protocol);
                 let hash = self.table.server_hash(&tuple);
                 let Some(slot) = self.table.find_server(hash, &tuple) else {
                     continue;
@@ -265,20 +263,4 @@ impl<Io: BurstIo> Worker<Io> {
 #[inline(always)]
 pub(super) fn is_nearly_full(table: &ConnTable) -> bool {
     table.len() + NEARLY_FULL > table.capacity()
-}
-
-/// The tuple of a connection from a local port to a server.
-pub(super) fn tuple_towards(
-    server: &Server,
-    local: Ipv4Addr,
-    local_port: u16,
-    protocol: u8,
-) -> ServerTuple {
-    ServerTuple {
-        server: server.addr,
-        local,
-        server_port: server.port,
-        local_port,
-        protocol,
-    }
 }

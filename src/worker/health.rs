@@ -21,6 +21,7 @@ use super::Worker;
 use super::message::Reply;
 use crate::ids::{ServerIx, SetIx};
 use crate::io::BurstIo;
+use crate::service::snapshot::{ServerState, Snapshot};
 use crate::time::Millis;
 
 /// A server whose SYN went unanswered is the last choice for second attempts
@@ -173,6 +174,30 @@ impl Health {
         }
         false
     }
+}
+
+/// Whether a server gets new connections.
+pub(super) fn is_up(snapshot: &Snapshot, server: ServerIx) -> bool {
+    snapshot
+        .server(server)
+        .is_some_and(|server| server.state == ServerState::Up)
+}
+
+/// Whether a server may get this connection: it is up, not the one to avoid, not
+/// out because of its failures, and, where one is choosy, did not just fail.
+pub(super) fn is_sound(
+    snapshot: &Snapshot,
+    health: &[Health],
+    server: ServerIx,
+    now: Millis,
+    avoid: Option<ServerIx>,
+    choosy: bool,
+) -> bool {
+    is_up(snapshot, server)
+        && avoid != Some(server)
+        && health
+            .get(server.ix())
+            .is_none_or(|health| health.usable(now, choosy))
 }
 
 impl<Io: BurstIo> Worker<Io> {

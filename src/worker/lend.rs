@@ -6,8 +6,7 @@ use std::net::Ipv4Addr;
 use arrayvec::ArrayVec;
 
 use super::Worker;
-use super::evict::tuple_towards;
-use super::open::is_sound;
+use super::health::is_sound;
 use super::parse::Packet;
 use crate::conntrack::isn::Previous;
 use crate::ids::{ServerIx, ServiceIx, SetIx, WorkerIx};
@@ -195,7 +194,10 @@ impl<Io: BurstIo> Worker<Io> {
         protocol: u8,
     ) -> Option<Previous> {
         self.stats.event(Event::LocalPortStolen).add(1);
-        let tuple = tuple_towards(self.snapshot.server(server_ix)?, local, port, protocol);
+        let tuple = self
+            .snapshot
+            .server(server_ix)?
+            .tuple_from(local, port, protocol);
         let slot = self
             .table
             .find_server(self.table.server_hash(&tuple), &tuple)?;

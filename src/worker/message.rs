@@ -2,6 +2,9 @@
 //! lock-free rings. A worker allocates and frees nothing: whatever a command
 //! brought goes back in a reply and is freed on the management core.
 
+pub mod dropped;
+pub mod probe;
+
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
@@ -19,8 +22,8 @@ use crate::snat::ports::PortSet;
 use crate::stats::DropReason;
 use crate::time::Millis;
 use crate::wire::ethernet::MacAddr;
-use crate::worker::dropped::{Dropped, KEPT};
-use crate::worker::explain::Probe;
+use dropped::{Dropped, KEPT};
+use probe::Probe;
 
 /// Management core → worker.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use super::Worker;
-use super::health::Health;
+use super::health::{is_sound, is_up};
 use super::lend::Lent;
 use super::message::Notice;
 use super::parse::Packet;
@@ -12,9 +12,7 @@ use crate::conntrack::isn;
 use crate::conntrack::tcp::{self, Segment};
 use crate::ids::{PortIx, ServerIx, ServiceIx, SlotIx};
 use crate::io::BurstIo;
-use crate::service::snapshot::{ServerState, Snapshot};
 use crate::stats::{DropReason, Event};
-use crate::time::Millis;
 use crate::wire::proto;
 
 /// What is known of a connection to be made, beyond its first packet.
@@ -223,28 +221,4 @@ impl<Io: BurstIo> Worker<Io> {
         self.cursors[service_ix.ix()] = cursor;
         picked
     }
-}
-
-/// Whether a server gets new connections.
-fn is_up(snapshot: &Snapshot, server: ServerIx) -> bool {
-    snapshot
-        .server(server)
-        .is_some_and(|server| server.state == ServerState::Up)
-}
-
-/// Whether a server may get this connection: it is up, not the one to avoid, not
-/// out because of its failures, and, where one is choosy, did not just fail.
-pub(super) fn is_sound(
-    snapshot: &Snapshot,
-    health: &[Health],
-    server: ServerIx,
-    now: Millis,
-    avoid: Option<ServerIx>,
-    choosy: bool,
-) -> bool {
-    is_up(snapshot, server)
-        && avoid != Some(server)
-        && health
-            .get(server.ix())
-            .is_none_or(|health| health.usable(now, choosy))
 }

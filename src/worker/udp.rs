@@ -11,7 +11,8 @@
 //! gets the ICMP error (RFC 1812 §5.2.7.1).
 
 use super::Worker;
-use super::open::{Opening, is_sound};
+use super::health::is_sound;
+use super::open::Opening;
 use super::parse::{L3, Packet, Parsed, parse};
 use super::path::{to_client, tuple_of};
 use crate::conntrack::entry::{Direction, Entry, FlowTuple, State, mark};

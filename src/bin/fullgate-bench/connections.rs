@@ -15,28 +15,13 @@ use super::args::{Connections, Proto};
 use super::flows::Flow;
 use super::frame::{Frame, Seen, TCP};
 use super::gateway::{self, Gateway, Plan};
-use super::measure::Meter;
+use super::measure::{self, Meter};
 use super::report::{ConnectionsReport, Machine, Run, drops, median, tsc_hz};
+use super::steps::STEPS;
 use super::wire::Side;
 
 /// Connections that begin in a millisecond of virtual time.
 const PER_MS: u64 = 1_000;
-
-const SYN_ACK: Flags = Flags(Flags::SYN.0 | Flags::ACK.0);
-const FIN_ACK: Flags = Flags(Flags::FIN.0 | Flags::ACK.0);
-const PSH_ACK: Flags = Flags(Flags::PSH.0 | Flags::ACK.0);
-
-/// A connection's packets: from where, control bits, bytes.
-pub const STEPS: [(Side, Flags, usize); 8] = [
-    (Side::Clients, Flags::SYN, 0),
-    (Side::Servers, SYN_ACK, 0),
-    (Side::Clients, Flags::ACK, 0),
-    (Side::Clients, PSH_ACK, 100),
-    (Side::Servers, PSH_ACK, 100),
-    (Side::Clients, FIN_ACK, 0),
-    (Side::Servers, FIN_ACK, 0),
-    (Side::Clients, Flags::ACK, 0),
-];
 
 pub fn run(args: &Connections) -> Result<(), Failure> {
     let common = &args.common;
@@ -55,7 +40,7 @@ pub fn run(args: &Connections) -> Result<(), Failure> {
         batch: u32::from(common.ahead) * BURST as u32,
         flows: Vec::with_capacity(args.concurrent as usize),
         next: 0,
-        start: gateway::now(&gateway.clock).ms,
+        start: measure::now(&gateway.clock).ms,
     };
     // The very first packets wait for ARP, for which there is not endless room.
     (waves.wave, waves.batch) = (BURST as u32, BURST as u32);
@@ -173,7 +158,7 @@ impl Waves {
         mut missing: u64,
     ) -> Result<(), Failure> {
         for _ in 0..100 {
-            let mut now = gateway::now(&gateway.clock);
+            let mut now = measure::now(&gateway.clock);
             now.ms = at;
             gateway.worker.poll(now);
             missing = missing.saturating_sub(self.collect(gateway, first, step));

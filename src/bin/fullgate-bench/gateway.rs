@@ -25,7 +25,7 @@ use fullgate::worker::{Handover, Now, Setup, Worker};
 
 use super::Failure;
 use super::args::{Common, Proto};
-use super::measure::resident_bytes;
+use super::measure::{now, resident_bytes};
 use super::wire::Wire;
 
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 100);
@@ -282,15 +282,5 @@ impl Seed {
             start,
             table_bytes: self.table_bytes,
         }
-    }
-}
-
-/// As the program's worker threads read the time.
-#[inline(always)]
-pub fn now(clock: &Clock) -> Now {
-    let tsc = Clock::cycles();
-    Now {
-        ms: clock.millis(tsc),
-        tsc,
     }
 }

@@ -13,16 +13,13 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-
 use fullgate::dpdk::{Clock, RingEnd};
 
 use super::Failure;
 use super::baseline::Forwarder;
 use super::flows::Random;
-use super::gateway;
-use super::measure::Histogram;
-use super::report::tsc_hz;
+use super::measure::{self, Histogram};
+use super::report::{Latency, Spent, tsc_hz};
 use super::source::Source;
 use super::wire::Wire;
 
@@ -33,32 +30,6 @@ const WAITING: usize = 4_000;
 const INTERRUPTED_US: f64 = 10.0;
 /// How long the loop that does nothing is watched.
 const WATCHED: Duration = Duration::from_millis(500);
-
-/// Microseconds from arrival to transmission that so many do not exceed.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Spent {
-    pub packets: u64,
-    pub p50_us: f64,
-    pub p99_us: f64,
-    pub p999_us: f64,
-}
-
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Latency {
-    /// Share of the gateway's capacity that was offered.
-    pub load: f64,
-    pub packets_per_second: f64,
-    /// Every packet.
-    pub all: Spent,
-    pub longest_us: f64,
-    /// Those that neither came during an interrupted poll nor found packets
-    /// waiting that did.
-    pub undisturbed: Spent,
-    /// Polls longer than 10 us, in a second of the forwarder's time.
-    pub interrupted_per_second: f64,
-    /// Gaps longer than that in a loop that does nothing, in a second.
-    pub idle_gaps_per_second: f64,
-}
 
 /// Offers a packet to `forwarder` every `gap` TSC cycles, on average.
 pub fn run<F: Forwarder>(
@@ -95,7 +66,7 @@ pub fn run<F: Forwarder>(
             let chance = f64::from(random.below(1 << 24) + 1) / f64::from(1u32 << 24);
             next -= chance.ln() * gap;
         }
-        let at = gateway::now(clock);
+        let at = measure::now(clock);
         forwarder.poll(at);
         let took = Clock::cycles().wrapping_sub(at.tsc);
         time += took;

@@ -29,7 +29,8 @@ use fullgate::time::Millis;
 use super::Failure;
 use super::args::{Args, Lines, Mode, Packets};
 use super::gateway::{self, Plan, Seed};
-use super::packets::open_all;
+use super::measure;
+use super::open::open_all;
 use super::report::drops;
 use super::source::Source;
 use super::wire::Wire;
@@ -296,7 +297,7 @@ fn work(
     gateway.wire.stock(source.in_batch() as usize);
     // Seconds pass from turn to turn under valgrind, and next hops would be given
     // up; this clock is its own.
-    let mut now = gateway::now(&gateway.clock);
+    let mut now = measure::now(&gateway.clock);
     let mut tick = || {
         now.ms = Millis(now.ms.0 + MS_PER_POLL);
         now.tsc += 1;

@@ -21,10 +21,12 @@ mod latency;
 mod lines;
 mod measure;
 mod memif;
+mod open;
 mod packets;
 mod plot;
 mod report;
 mod source;
+mod steps;
 mod wire;
 mod workers;
 

@@ -1,9 +1,9 @@
 //! Timing the forwarder and nothing else.
 
 use fullgate::dpdk::{Clock, thread_cpu_ns};
+use fullgate::worker::Now;
 
 use super::baseline::Forwarder;
-use super::gateway::now;
 
 /// Values between two powers of two are kept apart to one in 64.
 const STEPS_SHIFT: u32 = 6;
@@ -140,6 +140,16 @@ pub fn resident_bytes() -> u64 {
         .and_then(|rest| rest.split_whitespace().next())
         .and_then(|kilobytes| kilobytes.parse::<u64>().ok())
         .map_or(0, |kilobytes| kilobytes << 10)
+}
+
+/// As the program's worker threads read the time.
+#[inline(always)]
+pub fn now(clock: &Clock) -> Now {
+    let tsc = Clock::cycles();
+    Now {
+        ms: clock.millis(tsc),
+        tsc,
+    }
 }
 
 #[cfg(test)]

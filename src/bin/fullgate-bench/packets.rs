@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use fullgate::capture::{Ring, Tap};
-use fullgate::conntrack::entry::State;
 use fullgate::filter::Filter;
-use fullgate::ids::SlotIx;
 use fullgate::worker::message::Command;
 
 use super::Failure;
@@ -13,8 +11,8 @@ use super::args::{Packets, Proto};
 use super::baseline::MacSwap;
 use super::flows::Flow;
 use super::gateway::{self, Gateway, Plan};
-use super::handshake::establish;
 use super::measure::resident_bytes;
+use super::open::open_all;
 use super::report::{Machine, PacketsReport, Run, drops, median, tsc_hz};
 use super::source::Source;
 use super::{latency, workers};
@@ -142,30 +140,4 @@ fn capture(gateway: &mut Gateway, sample: u32) -> Arc<Ring> {
     assert!(!full, "the worker has taken all commands");
     gateway.worker.poll(gateway.start);
     ring
-}
-
-/// Opens all connections and makes sure that the table has them.
-pub fn open_all(
-    gateway: &mut Gateway,
-    source: &mut Source<'_>,
-    args: &Packets,
-) -> Result<(), Failure> {
-    let protocol = source.protocol();
-    let bursts = usize::from(args.common.ahead);
-    establish(gateway, &mut source.flows, protocol, bursts)
-        .map_err(|failure| format!("{failure}: {:?}", drops(&gateway.stats)))?;
-    let open = match args.proto {
-        Proto::Tcp => State::Established,
-        Proto::Udp => State::UdpTwoWay,
-    };
-    let table = gateway.worker.table();
-    let opened = table
-        .slots(SlotIx(0), table.slots_end())
-        .filter(|&slot| table.get(slot).state == open)
-        .count();
-    if opened != source.flows.len() {
-        let drops = drops(&gateway.stats);
-        return Err(format!("only {opened} connections are open: {drops:?}").into());
-    }
-    Ok(())
 }

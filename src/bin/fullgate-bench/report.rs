@@ -6,9 +6,7 @@ use fullgate::dpdk::Clock;
 use fullgate::stats::{DropReason, WorkerStats};
 
 use super::Failure;
-use super::latency::{Latency, Spent};
 use super::measure::{Meter, core_cycles_per_tsc};
-use super::workers::OneWorker;
 
 /// Figures of one run.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -321,6 +319,40 @@ impl ConnectionsReport {
         self.machine.print();
         Ok(())
     }
+}
+
+/// Microseconds from arrival to transmission that so many do not exceed.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Spent {
+    pub packets: u64,
+    pub p50_us: f64,
+    pub p99_us: f64,
+    pub p999_us: f64,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Latency {
+    /// Share of the gateway's capacity that was offered.
+    pub load: f64,
+    pub packets_per_second: f64,
+    /// Every packet.
+    pub all: Spent,
+    pub longest_us: f64,
+    /// Those that neither came during an interrupted poll nor found packets
+    /// waiting that did.
+    pub undisturbed: Spent,
+    /// Polls longer than 10 us, in a second of the forwarder's time.
+    pub interrupted_per_second: f64,
+    /// Gaps longer than that in a loop that does nothing, in a second.
+    pub idle_gaps_per_second: f64,
+}
+
+/// One worker in the figures.
+#[derive(Clone, Debug, Serialize)]
+pub struct OneWorker {
+    pub alone: Run,
+    pub together: Run,
+    pub drops: Vec<(&'static str, u64)>,
 }
 
 /// What the gateway did not forward, by reason.

@@ -10,11 +10,11 @@ use fullgate::wire::tcp::Flags;
 
 use super::args::{Directions, Order, Packets, Proto};
 use super::baseline::Forwarder;
-use super::connections::STEPS;
 use super::flows::{Flow, Random, prefetch, stranger};
 use super::frame::{Frame, Seen, TCP, UDP, payload_of};
 use super::gateway::{self, SERVICE_PORT, VIP};
 use super::measure::Meter;
+use super::steps::STEPS;
 use super::wire::{Side, Wire};
 
 /// Connections that come and go at a time.

@@ -8,8 +8,6 @@
 
 use std::sync::{Arc, Barrier, mpsc};
 
-use serde::Serialize;
-
 use fullgate::dpdk::{Clock, Eal, spawn};
 use fullgate::ids::WorkerIx;
 use fullgate::snat::steering::Steering;
@@ -18,8 +16,8 @@ use super::Failure;
 use super::args::Packets;
 use super::flows::Flow;
 use super::gateway::{self, Gateway, Plan, SERVICE_PORT, Seed, VIP};
-use super::packets::open_all;
-use super::report::{Machine, Run, WorkersReport, drops, median, tsc_hz};
+use super::open::open_all;
+use super::report::{Machine, OneWorker, Run, WorkersReport, drops, median, tsc_hz};
 use super::source::Source;
 
 /// When a run began and ended, TSC.
@@ -35,14 +33,6 @@ struct Outcome {
     together: Vec<(Run, Span)>,
     drops: Vec<(&'static str, u64)>,
     tsc_hz: f64,
-}
-
-/// One worker in the figures.
-#[derive(Clone, Debug, Serialize)]
-pub struct OneWorker {
-    pub alone: Run,
-    pub together: Run,
-    pub drops: Vec<(&'static str, u64)>,
 }
 
 pub fn run(eal: &Eal, plan: &Plan<'_>, args: &Packets) -> Result<(), Failure> {

@@ -2,20 +2,74 @@
 //! load balancers do: what is asked is whether the server serves.
 
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-
-use crate::health::spec::Tls;
 
 /// Bytes of a file of certificates at most; those of all public authorities
 /// together have less than one million.
 const FILE_MAX: u64 = 16 << 20;
+
+/// How HTTPS is spoken.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tls {
+    /// The name asked for (SNI, RFC 6066 §3), and the one a verified certificate
+    /// has to be for; without it none is asked for, and the certificate has to be
+    /// for the address.
+    pub name: Option<String>,
+    /// Who may have signed the certificate; `None`: any certificate will do.
+    pub authorities: Option<Authorities>,
+}
+
+impl Tls {
+    /// Whether `name` is one that can be asked for.
+    pub fn is_name(name: &str) -> bool {
+        is_name(name)
+    }
+}
+
+/// Certificates of authorities.
+#[derive(Clone, Debug)]
+pub struct Authorities {
+    /// The file they come from.
+    pub path: PathBuf,
+    certificates: Vec<CertificateDer<'static>>,
+    roots: Arc<RootCertStore>,
+}
+
+impl PartialEq for Authorities {
+    fn eq(&self, other: &Self) -> bool {
+        self.path == other.path && self.certificates == other.certificates
+    }
+}
+
+impl Eq for Authorities {}
+
+impl Authorities {
+    /// Reads a file of certificates in PEM.
+    ///
+    /// # Errors
+    /// What is wrong with it, to stand behind its name.
+    pub fn load(path: PathBuf) -> Result<Self, String> {
+        let certificates = certificates(&path)?;
+        let mut roots = RootCertStore::empty();
+        for certificate in &certificates {
+            roots
+                .add(certificate.clone())
+                .map_err(|error| format!("has a certificate that can't be used: {error}"))?;
+        }
+        Ok(Self {
+            path,
+            certificates,
+            roots: Arc::new(roots),
+        })
+    }
+}
 
 /// The certificates of a file.
 pub(in crate::health) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -55,7 +109,7 @@ pub(in crate::health) fn client(tls: &Tls) -> Arc<ClientConfig> {
         // The provider's own versions.
         .expect("ring speaks TLS 1.2 and 1.3");
     let config = match &tls.authorities {
-        Some(authorities) => builder.with_root_certificates(Arc::clone(authorities.roots())),
+        Some(authorities) => builder.with_root_certificates(Arc::clone(&authorities.roots)),
         None => builder
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Unverified(provider))),

@@ -4,7 +4,7 @@ use super::*;
 use crate::conntrack::entry::{Direction, flag};
 use crate::neighbor::Condition;
 use crate::service::route::NextHop;
-use crate::worker::explain::{Found, Hop};
+use crate::worker::message::probe::{Found, Hop};
 
 const HOP: Hop = Hop {
     next: NextHop {

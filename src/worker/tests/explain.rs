@@ -6,7 +6,7 @@ use crate::ids::{PortIx, ServerIx, ServiceIx};
 use crate::neighbor::Condition;
 use crate::service::snapshot::ServerState;
 use crate::time::Millis;
-use crate::worker::explain::{Candidate, Probe};
+use crate::worker::message::probe::{Candidate, Probe};
 use crate::worker::message::{Command, Reply};
 
 fn tuple_of(packet: &Tcp) -> FlowTuple {
