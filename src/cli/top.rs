@@ -5,6 +5,7 @@
 mod rates;
 mod sample;
 mod screen;
+mod short;
 mod view;
 
 use std::io::{self, IsTerminal};

@@ -116,3 +116,11 @@ impl<K: Eq + std::hash::Hash> Unique<K> {
 pub(super) fn unless<T: PartialEq, R>(value: T, default: T, to_raw: impl Fn(T) -> R) -> Option<R> {
     (value != default).then(|| to_raw(value))
 }
+
+/// The word for `value`, unless it is the first and so the default.
+pub(super) fn word<T: Copy + PartialEq>(value: T, words: &[(&str, T)]) -> Option<String> {
+    let index = words
+        .iter()
+        .position(|(_, candidate)| *candidate == value)?;
+    (index > 0).then(|| words[index].0.to_owned())
+}

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Server;
-use super::fields::{choice, number, parsed, unless};
+use super::fields::{choice, number, parsed, unless, word};
 use super::problem::{Place, Problem};
 use super::raw::RawHealth;
-use super::services::word;
 use super::units::{format_duration, parse_duration};
 use crate::health::spec::{Ask, Authorities, Http, Spec, StatusRanges, Tls, Udp};
 use crate::service::schedule::Scheduler;

@@ -14,10 +14,13 @@ mod health;
 mod metrics;
 mod network;
 pub mod pools;
+mod ports;
 mod problem;
 pub mod raw;
 mod runtime;
+mod servers;
 mod services;
+mod times;
 mod units;
 mod validate;
 

@@ -2,36 +2,28 @@
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
-use std::time::Duration;
 
-use super::fields::{Unique, choice, name, number, parsed, required, unless};
+use super::fields::{Unique, choice, name, number, parsed, required, unless, word};
 use super::network::{is_host, networks_of};
 use super::problem::{Place, Problem, nearest};
-use super::raw::{RawServer, RawService, RawTimeouts};
-use super::units::{format_duration, parse_duration, parse_endpoint};
-use super::{AdminState, Config, Health, Protocol, Server, Service, Way};
+use super::raw::{RawService, RawTimeouts};
+use super::servers::servers;
+use super::times::{
+    SYN_RETRY_MAX_MS, SYN_RETRY_MS, TIMEOUTS, UDP_TIMEOUT_FLOOR_MS, millis, syn_retry,
+    syn_retry_max, timeouts, udp_one_way,
+};
+use super::units::parse_endpoint;
+use super::{Config, Health, Protocol, Server, Service, Way};
 use crate::conntrack::timeouts::Timeouts;
 use crate::service::schedule::Scheduler;
 use crate::service::snapshot::Answer;
 
-/// LVS's default, a quarter of TCP's first retransmission timer (RFC 6298 §2.1).
-const SYN_RETRY_MS: u16 = 250;
-/// Below the second after which a client sends its SYN again (RFC 6298 §2.1).
-const SYN_RETRY_MAX_MS: u16 = 800;
 const SYN_ATTEMPTS: u8 = 3;
-const WEIGHT: u32 = 1;
-const WEIGHT_MAX: u32 = 65_535;
 
 /// A dead server that is never taken out costs each connection whose turn it is
 /// a quarter second; one or two lost SYNs do not make a server dead.
 const FAIL_AFTER: u16 = 3;
 
-const TIMEOUT_MIN: Duration = Duration::from_millis(100);
-const TIMEOUT_MAX: Duration = Duration::from_secs(7 * 86_400);
-
-/// RFC 4787 REQ-5: a UDP mapping must not expire in less than two minutes, but
-/// for well-known ports, whose applications are known.
-const UDP_TIMEOUT_FLOOR_MS: u32 = 120_000;
 const WELL_KNOWN: std::ops::RangeInclusive<u16> = 0..=1023;
 
 const PROTOCOL: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
@@ -44,58 +36,6 @@ const SCHEDULER: [(&str, Scheduler); 4] = [
 const UNKNOWN_FLOW: [(&str, Answer); 2] = [("reset", Answer::Reset), ("drop", Answer::Silent)];
 const ON_EXPIRE: [(&str, Answer); 2] = [("reset", Answer::Reset), ("silent", Answer::Silent)];
 const UDP: [(&str, bool); 2] = [("flows", false), ("one-answer", true)];
-const STATE: [(&str, AdminState); 3] = [
-    (AdminState::Up.name(), AdminState::Up),
-    (AdminState::Draining.name(), AdminState::Draining),
-    (AdminState::Down.name(), AdminState::Down),
-];
-
-/// Each timeout: its key, and where it stands in both forms.
-type TimeoutKey = (
-    &'static str,
-    fn(&RawTimeouts) -> Option<&String>,
-    fn(&mut RawTimeouts) -> &mut Option<String>,
-    fn(&mut Timeouts) -> &mut u32,
-);
-const TIMEOUTS: [TimeoutKey; 7] = [
-    (
-        "half-open",
-        |r| r.half_open.as_ref(),
-        |r| &mut r.half_open,
-        |t| &mut t.half_open,
-    ),
-    (
-        "established",
-        |r| r.established.as_ref(),
-        |r| &mut r.established,
-        |t| &mut t.established,
-    ),
-    (
-        "half-closed",
-        |r| r.half_closed.as_ref(),
-        |r| &mut r.half_closed,
-        |t| &mut t.half_closed,
-    ),
-    (
-        "time-wait",
-        |r| r.time_wait.as_ref(),
-        |r| &mut r.time_wait,
-        |t| &mut t.time_wait,
-    ),
-    (
-        "closed",
-        |r| r.closed.as_ref(),
-        |r| &mut r.closed,
-        |t| &mut t.closed,
-    ),
-    ("udp", |r| r.udp.as_ref(), |r| &mut r.udp, |t| &mut t.udp),
-    (
-        "udp-one-way",
-        |r| r.udp_one_way.as_ref(),
-        |r| &mut r.udp_one_way,
-        |t| &mut t.udp_one_way,
-    ),
-];
 
 /// `config` has everything but services.
 pub(super) fn services(
@@ -387,118 +327,6 @@ fn pool(at: &Place<'_>, given: Option<&str>, config: &Config) -> Result<String, 
     }
 }
 
-fn syn_retry(at: &Place<'_>, given: Option<&str>) -> Result<u16, Problem> {
-    let Some(text) = given else {
-        return Ok(SYN_RETRY_MS);
-    };
-    match parsed(at, text, parse_duration)?.as_millis() {
-        millis @ (0 | 10..=60_000) => Ok(millis as u16),
-        _ => Err(at.problem(format!(
-            "is {text}; give \"10ms\" to \"60s\", or \"0ms\" for never"
-        ))),
-    }
-}
-
-fn syn_retry_max(at: &Place<'_>, given: Option<&str>, least_ms: u16) -> Result<u16, Problem> {
-    let Some(text) = given else {
-        return Ok(SYN_RETRY_MAX_MS);
-    };
-    match parsed(at, text, parse_duration)?.as_millis() {
-        millis @ 10..=60_000 if millis >= least_ms.into() => Ok(millis as u16),
-        10..=60_000 => Err(at.problem(format!(
-            "is {text}, and syn-retry-after {}; give at least that",
-            millis(least_ms.into())
-        ))),
-        _ => Err(at.problem(format!("is {text}; give \"10ms\" to \"60s\""))),
-    }
-}
-
-fn timeouts(at: &Place<'_>, raw: Option<&RawTimeouts>) -> Result<Timeouts, Problem> {
-    let mut timeouts = Timeouts::default();
-    for (key, given, _, stored) in TIMEOUTS {
-        let Some(text) = raw.and_then(given) else {
-            continue;
-        };
-        let at = at.key(key);
-        let timeout = parsed(&at, text, parse_duration)?;
-        if !(TIMEOUT_MIN..=TIMEOUT_MAX).contains(&timeout) {
-            return Err(at.problem(format!("is {text}; give \"100ms\" to \"7d\"")));
-        }
-        *stored(&mut timeouts) = timeout.as_millis() as u32;
-    }
-    if raw.is_none_or(|raw| raw.udp_one_way.is_none()) {
-        timeouts.udp_one_way = udp_one_way(timeouts.udp);
-    }
-    Ok(timeouts)
-}
-
-/// How long a flow may go unanswered unless the configuration says: no longer
-/// than one that was answered.
-fn udp_one_way(udp: u32) -> u32 {
-    Timeouts::default().udp_one_way.min(udp)
-}
-
-fn servers(at: &Place<'_>, raw: &[RawServer]) -> Result<Vec<Server>, Problem> {
-    let (mut names, mut addresses) = (Unique::new(), Unique::new());
-    let mut servers = Vec::with_capacity(raw.len());
-    for (index, raw) in raw.iter().enumerate() {
-        let at = at.item(
-            index,
-            raw.name
-                .as_deref()
-                .or(raw.address.as_deref())
-                .unwrap_or_default(),
-        );
-        let address_at = at.key("address");
-        let address = required(
-            &address_at,
-            raw.address.as_ref(),
-            "ADDRESS:PORT, such as \"10.0.1.1:8080\"",
-        )?;
-        let address = parsed(&address_at, address, parse_endpoint)?;
-        let server = Server {
-            name: match &raw.name {
-                Some(given) => name(&at.key("name"), given)?.to_owned(),
-                None => address.to_string(),
-            },
-            address,
-            weight: number(&at.key("weight"), raw.weight, WEIGHT, 0..=WEIGHT_MAX)?,
-            state: choice(&at.key("state"), raw.state.as_deref(), &STATE)?,
-            health_address: raw
-                .health_address
-                .as_deref()
-                .map(|text| parsed(&at.key("health-address"), text, parse_endpoint))
-                .transpose()?,
-        };
-        names.claim(
-            &at.key("name"),
-            server.name.clone(),
-            &format_args!("{:?}", server.name),
-            "another server of the service",
-        )?;
-        addresses.claim(
-            &address_at,
-            address,
-            &address,
-            &format!("server {}", server.name),
-        )?;
-        servers.push(server);
-    }
-    Ok(servers)
-}
-
-/// The word for `value`, unless it is the first and so the default.
-pub(super) fn word<T: Copy + PartialEq>(value: T, words: &[(&str, T)]) -> Option<String> {
-    let index = words
-        .iter()
-        .position(|(_, candidate)| *candidate == value)?;
-    (index > 0).then(|| words[index].0.to_owned())
-}
-
-fn millis(ms: u32) -> String {
-    format_duration(Duration::from_millis(u64::from(ms)))
-}
-
 impl Service {
     pub(super) fn to_raw(&self) -> RawService {
         let mut timeouts = RawTimeouts::default();
@@ -527,18 +355,6 @@ impl Service {
             health: self.health.as_ref().map(Health::to_raw),
             server: (!self.servers.is_empty())
                 .then(|| self.servers.iter().map(Server::to_raw).collect()),
-        }
-    }
-}
-
-impl Server {
-    pub(super) fn to_raw(&self) -> RawServer {
-        RawServer {
-            name: unless(&self.name, &self.address.to_string(), String::clone),
-            address: Some(self.address.to_string()),
-            weight: unless(self.weight, WEIGHT, i64::from),
-            state: word(self.state, &STATE),
-            health_address: self.health_address.map(|address| address.to_string()),
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::problem::{Place, Problem};
 use super::raw::RawConfig;
-use super::{Announce, Checked, Config, Metrics, Runtime, demand, network, services};
+use super::{Announce, Checked, Config, Metrics, Runtime, demand, network, ports, services};
 use crate::neighbor::room_for_residents;
 
 /// Checks the whole; the first problem ends it.
@@ -23,7 +23,7 @@ pub(super) fn validate(raw: &RawConfig) -> Result<Checked, Problem> {
         &root.key("announce"),
         &raw.announce.clone().unwrap_or_default(),
     )?;
-    let ports = network::ports(
+    let ports = ports::ports(
         &root,
         raw.port.as_deref().unwrap_or_default(),
         &mut warnings,
@@ -44,7 +44,7 @@ pub(super) fn validate(raw: &RawConfig) -> Result<Checked, Problem> {
         pools,
         services: Vec::new(),
     };
-    network::steering(&root, &config.ports, config.runtime.workers)?;
+    ports::steering(&root, &config.ports, config.runtime.workers)?;
     floor_below_mtu(&root, raw, &config)?;
     demand::check_mbufs(&root, &config)?;
     config.services = services::services(

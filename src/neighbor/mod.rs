@@ -30,7 +30,9 @@
 //! nobody. One that has failed is asked again as soon as somebody sends to it.
 #![deny(unsafe_code)]
 
+mod asking;
 mod index;
+mod known;
 mod list;
 #[cfg(test)]
 mod tests;
@@ -42,6 +44,8 @@ use crate::time::Millis;
 use crate::wire::ethernet::MacAddr;
 
 use index::Index;
+use known::Role;
+pub use known::{Condition, Counts, Neighbor};
 use list::{Link, List, NIL, Through};
 use waiting::Waiting;
 pub use waiting::{Over, WAITING, WAITING_FOR_GUESTS, WAITING_PER_HOP, Wait};
@@ -75,120 +79,6 @@ const WALK_EVERY_MS: u64 = 1_000;
 const WALK_SOON_MS: u64 = 50;
 /// Guests at most that have not answered.
 const STRANGERS_MAX: usize = 1_024;
-
-/// What is known of a next hop.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Condition {
-    /// Nobody has sent to it yet.
-    Unasked,
-    /// The MAC address is known.
-    Known,
-    /// Asked, no answer yet.
-    Incomplete,
-    /// Did not answer.
-    Failed,
-}
-
-impl Condition {
-    /// All, in the order of metrics and tables.
-    pub const ALL: [Self; 4] = [Self::Known, Self::Incomplete, Self::Failed, Self::Unasked];
-
-    /// As the admin interface and metrics say it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Unasked => "not asked yet",
-            Self::Known => "known",
-            Self::Incomplete => "asked",
-            Self::Failed => "no answer",
-        }
-    }
-}
-
-/// What a slot is used for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Role {
-    Free,
-    /// Named by the configuration.
-    Resident,
-    /// On a port's network, and not known.
-    Stranger,
-    /// On a port's network, and known now or before.
-    Guest,
-    /// Connections may still have its index.
-    Condemned,
-}
-
-/// One next hop: what packets read of it is on one cache line.
-#[derive(Clone, Copy, Debug)]
-#[repr(align(64))]
-pub struct Neighbor {
-    /// Destination and source MAC, as they stand in the frame.
-    pub l2: [u8; 12],
-    /// Where it is.
-    pub hop: NextHop,
-    /// What is known.
-    pub condition: Condition,
-    /// It did not answer the last time it was asked, or has not answered since.
-    pub silent: bool,
-    role: Role,
-    /// A packet was sent to it since the last look.
-    used: bool,
-    /// In the list of those being asked.
-    asked: bool,
-    /// Connections may have its index.
-    kept: bool,
-    /// Its MAC was another one before it was last heard.
-    moved: bool,
-    tries: u8,
-    waiting: u16,
-    links: [Link; 2],
-    chain: u16,
-    /// When it last answered.
-    heard: Millis,
-    /// When a packet was last sent to it, about.
-    used_at: Millis,
-    /// When it may be asked next.
-    next_try: Millis,
-}
-
-const _: () = assert!(size_of::<Neighbor>() == 64);
-
-impl Neighbor {
-    /// The configuration names it.
-    pub fn is_resident(&self) -> bool {
-        self.role == Role::Resident
-    }
-
-    /// What is known of it, as people see it: one that is asked again because
-    /// somebody sends to it has still not answered.
-    pub fn shown(&self) -> Condition {
-        match self.condition {
-            Condition::Incomplete if self.silent => Condition::Failed,
-            condition => condition,
-        }
-    }
-
-    /// When it was first heard with its MAC, if it had another one before and was
-    /// not confirmed since. What was sent before that is lost.
-    pub fn moved_at(&self) -> Option<Millis> {
-        self.moved.then_some(self.heard)
-    }
-
-    /// Its MAC address, where it is known.
-    pub fn mac(&self) -> Option<MacAddr> {
-        let mac = self.l2.first_chunk().copied().map(MacAddr);
-        mac.filter(|_| self.condition == Condition::Known)
-    }
-
-    /// Milliseconds since it last answered; `None`: never.
-    pub fn heard_ms_ago(&self, now: Millis) -> Option<u64> {
-        (self.l2 != [0; 12]).then(|| now.since(self.heard))
-    }
-
-    fn is_listed(&self) -> bool {
-        matches!(self.role, Role::Resident | Role::Stranger | Role::Guest)
-    }
-}
 
 /// What to do with a packet for a next hop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -237,30 +127,6 @@ pub enum Heard {
     Moved,
     /// News of a resident that had not answered before.
     Returned,
-}
-
-/// How many next hops there are, each time the walk of [`Neighbors::age`] has
-/// seen them all.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Counts {
-    /// By [`Neighbor::shown`], in the order of [`Condition::ALL`].
-    pub residents: [u32; 4],
-    /// The same.
-    pub guests: [u32; 4],
-}
-
-impl Counts {
-    fn note(&mut self, neighbor: &Neighbor) {
-        let counts = match neighbor.role {
-            Role::Resident => &mut self.residents,
-            Role::Stranger | Role::Guest => &mut self.guests,
-            Role::Free | Role::Condemned => return,
-        };
-        let at = Condition::ALL
-            .iter()
-            .position(|condition| *condition == neighbor.shown());
-        counts[at.unwrap_or(0)] += 1;
-    }
 }
 
 /// The table.
@@ -580,60 +446,6 @@ impl<B> Neighbors<B> {
         Some((&neighbor.l2, neighbor.hop.port))
     }
 
-    #[cold]
-    #[inline(never)]
-    fn ask_unknown(&mut self, ix: NeighborIx, now: Millis) -> Resolution {
-        let Some(neighbor) = self.table.get_mut(ix.ix()) else {
-            return Resolution::Stale;
-        };
-        neighbor.used = true;
-        match (neighbor.role, neighbor.condition) {
-            (Role::Free | Role::Condemned, _) => return Resolution::Stale,
-            (_, Condition::Incomplete) => return Resolution::Wait,
-            _ => {}
-        }
-        neighbor.condition = Condition::Incomplete;
-        let tries = if neighbor.silent {
-            RESOLVE_TRIES - AGAIN_TRIES
-        } else {
-            0
-        };
-        self.ask(ix.0, tries, now);
-        Resolution::Wait
-    }
-
-    /// Asks at once, unless it was asked a moment ago.
-    fn ask(&mut self, ix: u16, tries: u8, now: Millis) {
-        self.stop_asking(ix);
-        let neighbor = &mut self.table[usize::from(ix)];
-        neighbor.asked = true;
-        neighbor.tries = tries;
-        if now.reached(neighbor.next_try) {
-            neighbor.next_try = now;
-            self.asking.push_front(&mut self.table, ix);
-        } else {
-            neighbor.next_try = now.plus(RETRY_MS);
-            self.asking.push_back(&mut self.table, ix);
-        }
-    }
-
-    /// Somebody who should have been answered through this next hop was not: its
-    /// MAC may be another's by now. It is asked by broadcast at once, while
-    /// packets still go to the known MAC. Cheap to call for each lost answer.
-    pub fn doubt(&mut self, ix: NeighborIx, now: Millis) {
-        let Some(neighbor) = self.table.get_mut(ix.ix()) else {
-            return;
-        };
-        if neighbor.condition != Condition::Known || now.since(neighbor.heard) < DOUBT_MS {
-            return;
-        }
-        if neighbor.asked {
-            neighbor.tries = neighbor.tries.max(UNICAST_TRIES);
-            return;
-        }
-        self.ask(ix.0, UNICAST_TRIES, now);
-    }
-
     /// Lets a packet wait.
     pub fn wait(&mut self, ix: NeighborIx, room: Room, packet: B) -> Wait<B> {
         let Some(neighbor) = self.table.get(ix.ix()) else {
@@ -685,119 +497,6 @@ impl<B> Neighbors<B> {
             (false, true, _) => Heard::Moved,
             (false, false, true) => Heard::News,
             (false, false, false) => Heard::Same,
-        }
-    }
-
-    /// What is due next. Call until `None`, a bounded number of times, about
-    /// once a millisecond.
-    pub fn due(&mut self, now: Millis) -> Option<Due> {
-        let ix = self.asking.first()?;
-        let neighbor = &mut self.table[usize::from(ix)];
-        if !now.reached(neighbor.next_try) {
-            return None;
-        }
-        let known = neighbor.condition == Condition::Known;
-        let tries = if known { CONFIRM_TRIES } else { RESOLVE_TRIES };
-        if neighbor.tries >= tries {
-            return Some(self.lose(ix));
-        }
-        let mut mac = [0xff; 6];
-        if known && neighbor.tries < UNICAST_TRIES {
-            mac.copy_from_slice(&neighbor.l2[..6]);
-        }
-        neighbor.tries += 1;
-        neighbor.next_try = now.plus(RETRY_MS);
-        let ask = neighbor.role != Role::Stranger || neighbor.tries.is_power_of_two();
-        let hop = neighbor.hop;
-        self.asking.remove(&mut self.table, ix);
-        self.asking.push_back(&mut self.table, ix);
-        Some(if ask {
-            Due::Ask(hop, MacAddr(mac))
-        } else {
-            Due::Patience
-        })
-    }
-
-    fn lose(&mut self, ix: u16) -> Due {
-        self.stop_asking(ix);
-        let neighbor = &mut self.table[usize::from(ix)];
-        let (hop, role) = (neighbor.hop, neighbor.role);
-        let first = !neighbor.silent;
-        neighbor.condition = Condition::Failed;
-        neighbor.silent = true;
-        self.waiting.settled(neighbor);
-        match role {
-            Role::Stranger if neighbor.waiting == 0 => self.give_stranger_up(ix),
-            // Its packets are still to be given up for this reason.
-            Role::Stranger => {}
-            // Nobody is there any more: it makes way before all others.
-            Role::Guest => {
-                self.guests.remove(&mut self.table, ix);
-                self.guests.push_front(&mut self.table, ix);
-            }
-            Role::Resident | Role::Free | Role::Condemned => {}
-        }
-        Due::Lost(hop, role == Role::Resident && first)
-    }
-
-    fn fresh_ms(neighbor: &Neighbor) -> u64 {
-        match neighbor.role {
-            Role::Resident => RESIDENT_FRESH_MS,
-            _ => FRESH_MS,
-        }
-    }
-
-    /// Looks at up to `budget` next hops for ones that grow old: those in use,
-    /// and residents, are asked again; guests not in use leave.
-    pub fn age(&mut self, now: Millis, budget: usize) {
-        for _ in 0..budget.min(self.table.len()) {
-            if self.cursor >= self.table.len() {
-                self.cursor = 0;
-                self.counts = std::mem::take(&mut self.lap);
-            }
-            let ix = self.cursor as u16;
-            self.cursor += 1;
-            self.lap.note(&self.table[usize::from(ix)]);
-            self.age_one(ix, now);
-        }
-    }
-
-    fn age_one(&mut self, ix: u16, now: Millis) {
-        let neighbor = &mut self.table[usize::from(ix)];
-        let used = std::mem::take(&mut neighbor.used);
-        if used {
-            neighbor.used_at = now;
-        }
-        let (role, condition) = (neighbor.role, neighbor.condition);
-        match role {
-            Role::Free | Role::Condemned => return,
-            Role::Stranger => {
-                // Given up, and its packets are gone by now.
-                if condition == Condition::Failed && neighbor.waiting == 0 {
-                    self.give_stranger_up(ix);
-                }
-                return;
-            }
-            Role::Guest => {
-                if now.since(neighbor.used_at) >= GUEST_IDLE_MS {
-                    return self.dismiss(ix);
-                }
-                if used && condition == Condition::Known {
-                    self.guests.remove(&mut self.table, ix);
-                    self.guests.push_back(&mut self.table, ix);
-                }
-            }
-            Role::Resident => {}
-        }
-        let neighbor = &self.table[usize::from(ix)];
-        if condition != Condition::Known || neighbor.asked {
-            return;
-        }
-        let age = now.since(neighbor.heard);
-        let idle = now.since(neighbor.used_at);
-        let busy = idle < FRESH_MS && age >= Self::fresh_ms(neighbor);
-        if busy || (role == Role::Resident && age >= FRESH_MS) {
-            self.ask(ix, 0, now);
         }
     }
 
