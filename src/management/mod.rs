@@ -16,6 +16,7 @@ mod methods;
 mod neighbors;
 mod notices;
 pub mod patience;
+mod questions;
 mod report;
 mod signals;
 pub mod state;
@@ -30,19 +31,19 @@ use std::time::{Duration, Instant};
 use self::captures::Captures;
 use self::changes::{Change, Preparing, Taking};
 use self::drains::Drains;
-use self::gather::{Ask, Complete, Gather};
+use self::gather::{Complete, Gather};
 use self::health::Health;
 pub use self::health::StartChecker;
 pub use self::links::{Alive, WorkerLink};
 use self::neighbors::{Links, Relay, Silent};
 use self::notices::{NoticeLog, server_title};
+use self::questions::{ConnectionsAsk, Copied};
 pub use self::signals::Signals;
 use self::times::Times;
 use crate::admin::socket::Call;
 use crate::api;
 use crate::api::rpc::Outcome;
-use crate::conntrack::entry::{Entry, FlowTuple};
-use crate::filter::Filter;
+use crate::conntrack::entry::FlowTuple;
 use crate::host::kernel::Kernel;
 use crate::host::supervisor::{Supervisor, Watchdog};
 use crate::ids::{SetIx, WorkerIx};
@@ -51,12 +52,9 @@ use crate::management::state::State;
 use crate::metrics::{self, Metrics, Sources};
 use crate::stats::readings::PortStatus;
 use crate::stats::{DropReason, WorkerStats};
-use crate::time::Millis;
 use crate::worker::message::dropped::Dropped;
 use crate::worker::message::probe::Probe;
-use crate::worker::message::{
-    Command, DropScan, NeighborFound, NeighborScan, Order, PoolScan, Reply, Scan, SetUse, Update,
-};
+use crate::worker::message::{Command, NeighborFound, Order, Reply, Scan, SetUse, Update};
 
 /// Between two looks at the workers' replies: what one worker learns about a
 /// next hop, the others wait for.
@@ -77,17 +75,6 @@ const SAMPLE_EVERY: Duration = Duration::from_secs(2);
 
 /// Longest wait for the workers to leave their loops.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
-
-struct ConnectionsAsk {
-    filter: Filter,
-    limit: usize,
-    sort: Option<Order>,
-}
-
-struct Copied {
-    found: Vec<Entry>,
-    now: Millis,
-}
 
 /// What the loop is made of.
 pub struct Setup {
@@ -417,121 +404,7 @@ impl Management {
                 self.send_updates(updates);
             }
         }
-        if let Some(Ask {
-            question:
-                ConnectionsAsk {
-                    filter,
-                    limit,
-                    sort,
-                },
-            reply,
-            deadline,
-        }) = self.connections.next()
-        {
-            self.connections.begin((limit, sort), reply, deadline);
-            for (ix, worker) in self.workers.iter_mut().enumerate() {
-                let is_asked = filter.worker.is_none_or(|wanted| wanted.ix() == ix);
-                // One more than asked for tells whether there are more.
-                let limit = if is_asked { limit + 1 } else { 0 };
-                worker.send(Command::Scan(Box::new(Scan {
-                    filter,
-                    sort,
-                    found: Vec::with_capacity(limit),
-                    limit,
-                    cursor: 0,
-                    now: Millis(0),
-                })));
-            }
-        }
-        if let Some(Ask {
-            reply, deadline, ..
-        }) = self.neighbors.next()
-        {
-            self.neighbors.begin((), reply, deadline);
-            for worker in &mut self.workers {
-                let room = worker.stats().next_hops.room.get() as usize;
-                worker.send(Command::Neighbors(Box::new(NeighborScan::new(room))));
-            }
-        }
-        if let Some(Ask {
-            question,
-            reply,
-            deadline,
-        }) = self.last_drops.next()
-        {
-            self.last_drops.begin((), reply, deadline);
-            for worker in &mut self.workers {
-                worker.send(Command::LastDrops(Box::new(DropScan::new(question))));
-            }
-        }
-        if let Some(Ask {
-            question,
-            reply,
-            deadline,
-        }) = self.flows.next()
-        {
-            self.flows.begin(question, reply, deadline);
-            let probe = explain::probe(self.state.snapshot(), question);
-            for worker in &mut self.workers {
-                worker.send(Command::Explain(Box::new(probe.clone())));
-            }
-        }
-        self.sample_ports(now);
-        if let Some(Ask {
-            reply, deadline, ..
-        }) = self.pools.next()
-        {
-            let snapshot = self.state.snapshot();
-            if self.sets.0 != snapshot.generation {
-                self.sets = (snapshot.generation, report::sets(snapshot));
-            }
-            self.pools.begin(snapshot.generation, reply, deadline);
-            for worker in &mut self.workers {
-                let wanted = Arc::clone(&self.sets.1);
-                worker.send(Command::Pools(Box::new(PoolScan::new(wanted))));
-            }
-        }
-    }
-
-    /// Has the workers asked how many local ports are left, if that shows
-    /// anywhere and nobody else has it asked.
-    fn sample_ports(&mut self, now: Instant) {
-        let is_due = self
-            .sampled
-            .is_none_or(|at| now.saturating_duration_since(at) >= SAMPLE_EVERY);
-        if self.metrics.is_served() && is_due && self.pools.is_idle() {
-            self.sampled = Some(now);
-            self.pools.ask(Ask {
-                question: (),
-                reply: None,
-                deadline: now + PATIENCE,
-            });
-        }
-    }
-
-    fn counted_ports(&mut self, complete: Complete<u64, Vec<SetUse>>, now: Instant) {
-        let Complete {
-            tag,
-            reply,
-            answers,
-        } = complete;
-        let (config, snapshot) = (
-            self.state.shared_config(),
-            Arc::clone(self.state.snapshot()),
-        );
-        let answers = Arc::new(answers);
-        // With another snapshot the ids may mean other sets.
-        if tag == snapshot.generation {
-            self.metrics
-                .note_ports(&self.changing, Arc::clone(&answers), now);
-        }
-        if reply.is_some() {
-            self.answering.run(move || {
-                let sets = answers.iter().flatten();
-                let pools = report::pools(&config, &snapshot, sets);
-                answer(reply, Ok(answers::value(&pools)));
-            });
-        }
+        self.ask_workers(now);
     }
 
     fn send_updates(&mut self, updates: Vec<Update>) {
@@ -562,40 +435,6 @@ impl Management {
                 warnings,
             })),
         );
-    }
-
-    fn scanned(&mut self, complete: Complete<(usize, Option<Order>), Copied>) {
-        let snapshot = Arc::clone(self.state.snapshot());
-        self.answering.run(move || {
-            let (limit, sort) = complete.tag;
-            let snapshot = &*snapshot;
-            let copies = complete.answers.iter().enumerate();
-            let mut connections: Vec<api::Connection> = copies
-                .flat_map(|(worker, copied)| {
-                    let row = move |entry| {
-                        report::connection(snapshot, WorkerIx(worker as u8), entry, copied.now)
-                    };
-                    copied.found.iter().map(row)
-                })
-                .collect();
-            if let Some(order) = sort {
-                connections.sort_by_key(|connection| {
-                    std::cmp::Reverse(match order {
-                        Order::Idle => connection.idle_ms,
-                        Order::Age => connection.age_ms,
-                    })
-                });
-            }
-            let truncated = connections.len() > limit;
-            connections.truncate(limit);
-            answer(
-                complete.reply,
-                Ok(answers::value(&api::Connections {
-                    connections,
-                    truncated,
-                })),
-            );
-        });
     }
 }
 
