@@ -72,7 +72,7 @@ impl Netns {
 /// Runs `call`, which closes what was made in `netns`: there, if the process may
 /// still enter it. A TAP is closed from anywhere: its driver talks through
 /// sockets that are of that namespace since it was made. The drivers that have
-/// to be there keep the right to (`control::privileges`).
+/// to be there keep the right to (`host::privileges`).
 pub(super) fn close_in<T: Send>(
     netns: Option<&Netns>,
     call: impl Fn() -> Result<T, Error> + Sync,

@@ -1,6 +1,6 @@
 //! Health checks as the management loop sees them: which there are, what they
 //! say, and what that means for the servers. Owns the checker; the state of the
-//! servers is in `control::state`.
+//! servers is in `management::state`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;

@@ -15,12 +15,14 @@ use serde_json::{Value, json};
 use super::*;
 use crate::api::rpc;
 use crate::config::Config;
+use crate::conntrack::entry::Entry;
 use crate::ids::{PortIx, ServerIx, SetIx};
 use crate::service::snapshot::{PortInfo, Snapshot};
 use crate::snat::steering::{Reta, Steering, SteeringMode};
 use crate::stats::readings::{KernelReading, PortReading};
+use crate::time::Millis;
 use crate::wire::ethernet::MacAddr;
-use crate::worker::message::{Link, Notice};
+use crate::worker::message::{Link, Notice, PoolScan};
 
 const CONFIG: &str = r#"
 [runtime]
