@@ -73,7 +73,7 @@ use crossbeam::queue::ArrayQueue;
 use crate::conntrack::isn::IsnSecret;
 use crate::conntrack::table::ConnTable;
 use crate::ids::{PortIx, SetIx, WorkerIx};
-use crate::io::{BurstIo, TX_BURST};
+use crate::io::{BURST, BurstIo, TX_BURST};
 use crate::nat::fragments::{DATAGRAMS_PER_WAITING, Fragments};
 use crate::nat::ident::Idents;
 use crate::nat::rate::RateLimit;
@@ -162,6 +162,13 @@ impl<B> Handover<B> {
 
 /// SYNs a worker can keep for a second attempt, unless it is told otherwise.
 const HELD_SYNS: usize = 4_096;
+
+/// A worker that did not run for so long reads what came meanwhile before
+/// time-outs count: an answer that lies in a queue is no silence.
+const STALL_MS: u64 = 20;
+
+/// The longest that time-outs wait for that.
+const CATCH_UP_MS: u64 = 50;
 
 /// The furthest that a worker's time moves on between two rounds.
 const LEAP_MS: u64 = 10 * 24 * 60 * 60 * 1_000;
@@ -302,6 +309,8 @@ pub struct Worker<Io: BurstIo> {
     /// Where eviction looks next.
     hand: Hand,
     now: Millis,
+    /// After a stall, until when packets that wait come before timers.
+    reads_until: Millis,
     ticked: Millis,
     last_tsc: u64,
     was_busy: bool,
@@ -373,6 +382,7 @@ impl<Io: BurstIo> Worker<Io> {
             redirected: false,
             hand: Hand::default(),
             now: now.ms,
+            reads_until: now.ms,
             ticked: now.ms,
             last_tsc: now.tsc,
             was_busy: false,
@@ -391,8 +401,12 @@ impl<Io: BurstIo> Worker<Io> {
     #[inline]
     pub fn poll(&mut self, now: Now) -> usize {
         self.account(now);
-        if now.ms.since(self.now) > LEAP_MS {
-            return self.leap();
+        let passed = now.ms.since(self.now);
+        if passed > STALL_MS {
+            if passed > LEAP_MS {
+                return self.leap();
+            }
+            self.reads_until = now.ms.plus(CATCH_UP_MS);
         }
         self.now = now.ms;
         let mut work = self.commands();
@@ -403,7 +417,7 @@ impl<Io: BurstIo> Worker<Io> {
         packets += self.handed_over();
         self.receiving = None;
         packets += self.injected();
-        work += self.background();
+        work += self.background(packets);
         self.flush();
         self.was_busy = packets + work > 0;
         packets + work
@@ -418,7 +432,7 @@ impl<Io: BurstIo> Worker<Io> {
         if !self.table.timers_are_behind(self.now.stamp()) {
             self.now = self.now.plus(LEAP_MS);
         }
-        let work = self.commands() + self.background();
+        let work = self.commands() + self.background(0);
         self.flush();
         self.was_busy = true;
         // The next round is not to wait.
@@ -454,10 +468,15 @@ impl<Io: BurstIo> Worker<Io> {
         }
     }
 
-    /// Everything that is not a packet, a bounded portion of each.
+    /// Everything that is not a packet, a bounded portion of each; so many packets
+    /// came in this round.
     #[inline]
-    fn background(&mut self) -> usize {
-        let mut work = self.timers();
+    fn background(&mut self, packets: usize) -> usize {
+        let mut work = 0;
+        // A full burst: there is more in the queues.
+        if packets < BURST || self.now.reached(self.reads_until) {
+            work += self.timers();
+        }
         work += self.sweep();
         work += self.seek_guest();
         work += self.walk_hops();

@@ -3,6 +3,7 @@
 
 use super::lab::{LOCAL_2, Lab, SERVERS, Tcp, flags};
 use crate::conntrack::entry::State;
+use crate::io::BURST;
 use crate::service::snapshot::ServerState;
 use crate::stats::{DropReason, Event};
 use crate::worker::hold::HeldSyns;
@@ -434,4 +435,25 @@ fn a_server_s_answer_out_of_an_older_connection_is_counted() {
     assert_eq!(sent, [flags::RST, flags::SYN]);
     assert_eq!(lab.event(Event::StaleServer), 1);
     assert_eq!(lab.drops(DropReason::ServerAbandoned), 1);
+}
+
+#[test]
+fn an_answer_that_a_stalled_worker_has_not_read_is_no_silence() {
+    let mut lab = Lab::new();
+    let mut flow = lab.connect(5000);
+    let asked = lab.client_sends(syn(4000)).to_server();
+    let mut queued = vec![flow.server_segment(flags::ACK); 3 * BURST];
+    queued.push(accept(&asked));
+    let out = lab.stalls(700, &queued);
+    assert!(out.all_to_server().is_empty(), "{out:?}");
+    assert_eq!((lab.event(Event::SynMoved), lab.failures(0)), (0, 0));
+    let answers = out.all_to_client();
+    let is_answer = |segment: &Tcp| segment.flags == flags::SYN | flags::ACK;
+    assert_eq!(answers.iter().filter(|it| is_answer(it)).count(), 1);
+    flow.exchange(&mut lab, b"a", b"b");
+    // One that did not come is.
+    let first = lab.client_sends(syn(4001)).to_server();
+    let second = lab.stalls(700, &[flow.server_segment(flags::ACK)]);
+    let second = second.to_server();
+    assert_ne!(second.dst, first.dst);
 }

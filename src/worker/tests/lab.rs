@@ -642,6 +642,23 @@ impl Lab {
         all
     }
 
+    /// Packets of servers arrive while the worker does not run for so long; then it
+    /// reads them.
+    pub fn stalls(&mut self, ms: u64, packets: &[Tcp]) -> Out {
+        for packet in packets {
+            let packet = frame(LAN, EtherType::IPV4, &packet.packet());
+            self.worker.io.rx[LAN.ix()].push_back(packet);
+        }
+        self.now = self.now.plus(ms);
+        let mut all = Out::default();
+        while !self.worker.io.rx[LAN.ix()].is_empty() {
+            self.poll();
+            let out = self.collect();
+            all.ip.extend(out.ip);
+        }
+        all
+    }
+
     /// The clock moves on while the worker does not run; then it runs until it
     /// is where the clock is.
     pub fn jump(&mut self, ms: u64) {
