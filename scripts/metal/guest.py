@@ -46,13 +46,14 @@ class Nic:
     def __init__(self, name, number, namespace):
         self.name = name
         self.pci = f"0000:0{number}:00.0"
+        self.device = self.pci
         self.mac = f"52:54:00:00:00:0{number}"
         self.tap = f"fgm-{name}"
         self.number = number
         self.namespace = namespace
         self.rss = True
 
-    def device(self, model):
+    def options(self, model):
         device = {"driver": model, "id": self.name, "netdev": f"net-{self.name}",
                   "bus": f"root-{self.name}", "mac": self.mac}
         if model == "virtio-net-pci":
@@ -72,7 +73,21 @@ def option(device):
     return ",".join([device["driver"]] + [f"{key}={value}" for key, value in device.items() if key != "driver"])
 
 
+RUNTIME = """workers = 2
+cores = [1, 2]
+main-core = 0
+connections = 20_000
+memory = "192M"
+idle-sleep = "100us"
+"""
+
+
 class Guest:
+    configuration = "/etc/fullgate/fullgate.toml"
+    administration = "fullgatectl"
+    scratch = "/tmp"
+    runtime = RUNTIME
+
     def __init__(self, image, directory, nics, iommu=True):
         self.image = image
         self.directory = directory
@@ -117,7 +132,7 @@ class Guest:
         for nic in self.nics.values():
             arguments += ["-netdev", f"tap,id=net-{nic.name},ifname={nic.tap},queues=2,vhost=off,"
                                      "script=no,downscript=no",
-                          "-device", option(nic.device("virtio-net-pci"))]
+                          "-device", option(nic.options("virtio-net-pci"))]
         with open(f"{path}/qemu", "wb") as log:
             self.process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         end = time.monotonic() + 30
@@ -151,6 +166,29 @@ class Guest:
 
     def write(self, path, text):
         self.must(f"cat > {path} <<'END'\n{text}\nEND")
+
+    def unit(self, what):
+        return self.must(f"systemctl show -P {what} fullgate").strip()
+
+    def result(self):
+        return self.unit("Result")
+
+    def journal(self):
+        return self.run("journalctl -b -u fullgate -n 60 --no-pager -o cat")[1]
+
+    def service(self, verb):
+        return self.run(f"systemctl {verb} fullgate", 240)
+
+    def crash(self):
+        """kill -9; systemd starts another one."""
+        was = self.unit("MainPID")
+        self.must("systemctl kill -s KILL fullgate")
+        end = time.monotonic() + 30
+        while self.unit("MainPID") in (was, "0") and time.monotonic() < end:
+            time.sleep(0.5)
+
+    def set_link(self, nic, up):
+        self.ask("set_link", name=nic.name, up=up)
 
     def ask(self, command, **arguments):
         """A command for QEMU's monitor."""
@@ -187,7 +225,7 @@ class Guest:
             time.sleep(0.5)
         path = f"/sys/bus/pci/devices/{nic.pci}"
         self.must(f"for i in $(seq 100); do test -e {path} || exit 0; sleep 0.3; done; exit 1")
-        self.ask("device_add", **(nic.device(model) | (properties or {})))
+        self.ask("device_add", **(nic.options(model) | (properties or {})))
         self.must(f"for i in $(seq 100); do test -e {path} && exec udevadm settle; sleep 0.3; done; exit 1")
 
     def end(self):

@@ -14,7 +14,9 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def ip(*arguments):
-    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+    done = subprocess.run(["ip", *arguments], check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise OSError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
 
 
 class Namespace:
@@ -25,21 +27,24 @@ class Namespace:
         self.name = name
         self.addresses = addresses
         ip("netns", "add", name)
-        self.tap = None
+        self.interface = None
         ip("-n", name, "link", "set", "lo", "up")
 
-    def take(self, tap):
-        self.tap = tap
-        ip("link", "set", tap, "netns", self.name)
+    def take(self, interface):
+        self.interface = interface
+        ip("link", "set", interface, "netns", self.name)
         self.mtu(1500)
-        ip("-n", self.name, "link", "set", tap, "up")
+        ip("-n", self.name, "link", "set", interface, "up")
         for address in self.addresses:
-            ip("-n", self.name, "address", "add", address, "dev", tap)
+            ip("-n", self.name, "address", "add", address, "dev", interface)
 
     def mtu(self, mtu):
-        ip("-n", self.name, "link", "set", self.tap, "mtu", str(mtu))
+        ip("-n", self.name, "link", "set", self.interface, "mtu", str(mtu))
         # Path MTUs that were learned with the old one.
         ip("-n", self.name, "route", "flush", "cache")
+
+    def set_link(self, up):
+        ip("-n", self.name, "link", "set", self.interface, "up" if up else "down")
 
     def run(self, *arguments):
         """A program in it: exit code and output."""
