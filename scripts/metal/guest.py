@@ -83,6 +83,7 @@ idle-sleep = "100us"
 
 
 class Guest:
+    is_emulated = True
     configuration = "/etc/fullgate/fullgate.toml"
     administration = "fullgatectl"
     scratch = "/tmp"

@@ -21,13 +21,16 @@ class Cable:
 
 
 class Host:
+    is_emulated = False
+
     def __init__(self, directory, cables, runtime):
         self.directory = directory
         self.nics = {cable.name: cable for cable in cables}
         self.scratch = directory
         self.configuration = f"{directory}/fullgate.toml"
         self.administration = f"fullgatectl --socket {directory}/socket"
-        self.runtime = "\n".join(["workers = 2", "connections = 20_000", 'instance = "metal"',
+        workers = [] if any(line.startswith("workers") for line in runtime) else ["workers = 2"]
+        self.runtime = "\n".join([*workers, "connections = 20_000", 'instance = "metal"',
                                   f'admin-socket = "{directory}/socket"', *runtime])
         self.process = None
 
@@ -59,7 +62,7 @@ class Host:
     def service(self, verb):
         """As systemd would do it: code and what is to be said about it."""
         if verb in ("stop", "restart"):
-            self.process.send_signal(signal.SIGTERM)
+            self.process.terminate()
             try:
                 self.process.wait(30)
             except subprocess.TimeoutExpired:

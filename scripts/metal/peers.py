@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import hashlib
 import http.server
+import os
 import socket
 import subprocess
 import threading
@@ -63,6 +64,11 @@ class Namespace:
                 enter(outside)
 
     def remove(self):
+        """An interface that is still there comes back at once: a connection that is
+        not over yet keeps the namespace for a while."""
+        if self.interface is not None:
+            with contextlib.suppress(OSError):
+                ip("-n", self.name, "link", "set", self.interface, "netns", str(os.getpid()))
         ip("netns", "delete", self.name)
 
 

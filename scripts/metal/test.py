@@ -265,7 +265,7 @@ class Test:
                           f"{len(errors)} failed, median {statistics.median(slowest) * 1000:.1f} ms, longest {max(slowest) * 1000:.1f} ms")
         self.report.check("no connection waited for a second", max(slowest) < 1, f"{max(slowest) * 1000:.1f} ms")
         spread = [b["connections"] - a["connections"] for a, b in zip(before, after)]
-        self.report.check("both workers have TCP flows", min(spread) > FLOWS / 10, spread)
+        self.report.check("every worker has TCP flows", min(spread) > FLOWS / 10, spread)
         servers = [web.server for web in webs]
         self.report.check("both servers have flows", all(abs(servers.count(server) - FLOWS / 2) <= 2 for server in SERVERS),
                           [servers.count(server) for server in SERVERS])
@@ -281,7 +281,7 @@ class Test:
         after = self.workers()
         self.report.check(f"{FLOWS} UDP flows", lost == 0, f"{lost} lost, longest {max(slowest) * 1000:.1f} ms")
         received = [b["rx_packets"] - a["rx_packets"] for a, b in zip(before, after)]
-        self.report.check("both workers have UDP flows", min(received) > FLOWS / 5, f"{received} packets")
+        self.report.check("every worker has UDP flows", min(received) > FLOWS / 5, f"{received} packets")
 
     def handed_over(self):
         handed = sum(worker["handed_over"] for worker in self.workers())
@@ -376,7 +376,12 @@ class Test:
     def link(self):
         for nic in self.guest.nics.values():
             self.guest.set_link(nic, False)
-            self.report.check(f"the link of {nic.name} goes down", self.wait(lambda: not self.ports()[nic.name]["link_up"]))
+            down = self.wait(lambda: not self.ports()[nic.name]["link_up"])
+            if not down and not self.guest.is_emulated:
+                self.report.skip(f"the link of {nic.name} goes down", "it stays up when the other end is set down")
+                self.guest.set_link(nic, True)
+                continue
+            self.report.check(f"the link of {nic.name} goes down", down)
             with self.listening() as announced:
                 self.guest.set_link(nic, True)
                 self.report.check(f"the link of {nic.name} comes up", self.wait(lambda: self.ports()[nic.name]["link_up"]))
@@ -440,7 +445,13 @@ class Test:
         """Frames of 9,000 bytes behind, then on both sides."""
         self.configure(lan_mtu=9000)
         self.server.mtu(9000)
-        self.service("start")
+        code, out = self.guest.service("start")
+        refused = re.search(r"port .*MTU 9000: .*", self.guest.journal())
+        if code and refused and not self.guest.is_emulated:
+            self.report.skip("frames of 9,000 bytes", refused[0])
+            return
+        if code:
+            raise Failed(f"start: {out}\n{self.guest.journal()}")
         first_answer(self.client, WEB, 30)
         lost = 0
         for _ in range(6):
@@ -625,9 +636,10 @@ def main():
 
     report = Report()
     with contextlib.ExitStack() as ends:
-        client = Namespace("fgm-client", [f"{CLIENT}/24"])
+        names = "fgh" if options.on_this_host else "fgm"
+        client = Namespace(f"{names}-client", [f"{CLIENT}/24"])
         ends.callback(client.remove)
-        server = Namespace("fgm-server", [f"{address}/16" for address in SERVERS])
+        server = Namespace(f"{names}-server", [f"{address}/16" for address in SERVERS])
         ends.callback(server.remove)
         if options.on_this_host:
             wan, lan = options.on_this_host
