@@ -39,6 +39,10 @@ const SLOW: Duration = Duration::from_millis(200);
 /// for two seconds before the next client gets it.
 const SLOW_PLACE: Duration = Duration::from_secs(3);
 
+/// A spell in which some worker had no core for more than one part in so many of
+/// the time says nothing about who kept clients waiting, in the suite.
+const STARVED: u32 = 10;
+
 /// Room for frames in the queue of the client's device. A gateway that does not
 /// get a core for a while has its frames wait there; it is not what is tested.
 const QUEUE: u32 = 20_000;
@@ -53,6 +57,9 @@ const FAR: (Ipv4Addr, u32) = (Ipv4Addr::new(192, 0, 2, 0), 256);
 /// What the servers' side has room for: fragments of the clients' size are
 /// fragmented again there, and what must not be is answered.
 const LAN_MTU: u16 = 1400;
+
+/// What a worker's time without a core is called in the report.
+const WITHOUT_CORE: &str = "ms without a core";
 
 /// Clients that keep their places at metrics and admin socket.
 const SLOW_CLIENTS: usize = 70;
@@ -86,11 +93,11 @@ pub fn list(cases: &mut Vec<Case>) {
             let minutes: f64 = number("FULLGATE_SOAK_FLOODS").expect("a number of minutes");
             let floods = Duration::from_secs_f64(minutes * 60.0);
             let apart = floods.div_f64(6.0).min(Duration::from_secs(120));
-            run(plan, apart, floods);
+            run(plan, apart, floods, true);
         });
     } else {
         add(cases, "floods::short", &plans, |plan| {
-            run(plan, Duration::from_secs(3), Duration::from_secs(15));
+            run(plan, Duration::from_secs(3), Duration::from_secs(15), false);
         });
     }
 }
@@ -135,7 +142,9 @@ struct Services {
     metrics: SocketAddr,
 }
 
-fn run(plan: &Plan, apart: Duration, floods: Duration) {
+/// `is_strict`: what was slow counts also where the machine had no core for the
+/// gateway.
+fn run(plan: &Plan, apart: Duration, floods: Duration, is_strict: bool) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     let metrics = listener.local_addr().expect("its address");
     drop(listener);
@@ -204,7 +213,12 @@ fn run(plan: &Plan, apart: Duration, floods: Duration) {
         let spell = spell(&mut lab, &plan, &services, length, kinds, slow);
         println!("\n=== {name}, {:.0} s", spell.length.as_secs_f64());
         spell.report(&mut lab);
-        failures.extend(spell.faults().map(|fault| format!("{name}: {fault}")));
+        let starved = spell.starved().filter(|_| !is_strict);
+        if let Some(waited) = starved {
+            println!("not judged by its times: a worker had no core for {waited:?}");
+        }
+        let faults = spell.faults(starved.is_none());
+        failures.extend(faults.map(|fault| format!("{name}: {fault}")));
     }
     let after = lab.fullgate().resident();
     println!(
@@ -376,7 +390,7 @@ fn counters(lab: &mut Lab) -> Vec<(String, u64)> {
     let waited = "gateway: pages it waited for".to_owned();
     counters.push((waited, gateway.major_faults()));
     for (worker, waited) in gateway.waited_for_core().into_iter().enumerate() {
-        counters.push((format!("worker {worker}: ms without a core"), waited));
+        counters.push((format!("worker {worker}: {WITHOUT_CORE}"), waited));
     }
     let ports = gateway.show("ports");
     for port in ports["ports"].as_array().expect("ports") {
@@ -463,16 +477,27 @@ impl Spell {
         fill(lab.fullgate());
     }
 
+    /// How long the worker that had to wait longest had no core, where that was
+    /// too long.
+    fn starved(&self) -> Option<Duration> {
+        let waits = self
+            .counters
+            .iter()
+            .filter(|(name, _)| name.ends_with(WITHOUT_CORE));
+        let longest = waits.map(|(_, ms)| Duration::from_millis(*ms)).max()?;
+        (longest > self.length / STARVED).then_some(longest)
+    }
+
     /// What must not have happened.
-    fn faults(&self) -> impl Iterator<Item = String> {
-        self.honest.iter().filter_map(|(name, record)| {
+    fn faults(&self, by_times: bool) -> impl Iterator<Item = String> {
+        self.honest.iter().filter_map(move |(name, record)| {
             let slow = match *name {
                 "metrics" | "admin" => SLOW_PLACE,
                 _ => SLOW,
             };
             let slow = record.slower_than(slow);
             let (failed, lost, asked) = (record.failed, record.lost, record.took.len());
-            let fine = failed == 0 && lost == 0 && slow == 0 && asked > 0;
+            let fine = failed == 0 && lost == 0 && (slow == 0 || !by_times) && asked > 0;
             (!fine).then(|| {
                 format!("{name}: {asked} answered, {failed} failed, {lost} connections lost, {slow} slow")
             })
