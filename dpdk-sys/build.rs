@@ -11,6 +11,8 @@ const FUNCTIONS: &[&str] = &[
     "rte_eal_hotplug_add",
     "rte_eal_hotplug_remove",
     "rte_strerror",
+    "rte_dev_event_callback_register",
+    "rte_eth_dev_callback_register",
     "rte_openlog_stream",
     "rte_log_cur_msg_loglevel",
     "rte_thread_register",

@@ -631,6 +631,10 @@ impl PortStatus for Driver {
     fn link_up(&self) -> bool {
         self.port.link().is_ok_and(|link| link.up)
     }
+
+    fn removal_asked(&self) -> bool {
+        self.port.removal_asked()
+    }
 }
 
 /// A pool of packet buffers as the metrics show it.

@@ -188,6 +188,12 @@ pub struct Port {
     pub name: String,
     pub driver: String,
     pub link_up: bool,
+    /// How often the link went down since the start.
+    #[serde(default)]
+    pub link_downs: u64,
+    /// Whether somebody asked for the device back; it is kept until the stop.
+    #[serde(default)]
+    pub removal_asked: bool,
     /// `None` where the driver does not know.
     pub speed_mbps: Option<u32>,
     pub mac: String,

@@ -176,11 +176,16 @@ pub(super) fn ports(result: &api::Ports) -> String {
             (true, None) => "up".into(),
             (true, Some(speed)) => format!("up at {speed} Mbit/s"),
         };
+        let downs = match port.link_downs {
+            0 => String::new(),
+            1 => " (was down once)".into(),
+            times => format!(" (was down {times} times)"),
+        };
         let gateway = port
             .gateway
             .map_or_else(String::new, |via| format!(", gateway {via}"));
         text.push_str(&format!(
-            "{}: link {link}, MAC {}, MTU {}, driver {}\n    {}{gateway}\n",
+            "{}: link {link}{downs}, MAC {}, MTU {}, driver {}\n    {}{gateway}\n",
             port.name,
             port.mac,
             port.mtu,
@@ -203,6 +208,9 @@ pub(super) fn ports(result: &api::Ports) -> String {
             "    sent     {} packets, {} bytes; errors {}\n",
             port.tx_packets, port.tx_bytes, port.tx_errors
         ));
+        if port.removal_asked {
+            text.push_str("    its device is asked back; fullgate keeps it until it is stopped\n");
+        }
         if let Some(kernel) = &port.kernel {
             text.push_str(&format!(
                 "    kernel interface {}: took {} packets, sent {}; refused {}\n",
@@ -543,7 +551,7 @@ worker    busy  rx pkt/s  tx pkt/s  cycles/pkt  connections  half-open  handed o
     #[test]
     fn ports_are_blocks() {
         let result = read(json!({"ports": [{
-            "name": "wan", "driver": "net_tap", "link_up": true, "speed_mbps": 10000,
+            "name": "wan", "driver": "net_tap", "link_up": true, "link_downs": 2, "removal_asked": true, "speed_mbps": 10000,
             "mac": "02:00:00:00:00:01", "mtu": 1500, "addresses": ["192.0.2.1/24"],
             "gateway": "192.0.2.254", "steering": "software", "steering_asked": "auto",
             "nic": "RSS over 128 slots", "steering_reason": "there is one worker", "rx_packets": 1, "rx_bytes": 60,
@@ -552,11 +560,12 @@ worker    busy  rx pkt/s  tx pkt/s  cycles/pkt  connections  half-open  handed o
             "kernel": {"interface": "fgk0", "to_kernel": 7, "from_kernel": 8, "refused": 9},
         }]}));
         let expected = "\
-wan: link up at 10000 Mbit/s, MAC 02:00:00:00:00:01, MTU 1500, driver net_tap
+wan: link up at 10000 Mbit/s (was down 2 times), MAC 02:00:00:00:00:01, MTU 1500, driver net_tap
     192.0.2.1/24, gateway 192.0.2.254
     steering software: asked for auto; the NIC: RSS over 128 slots; there is one worker
     received 1 packets, 60 bytes; missed 3, errors 4, no buffer 5
     sent     2 packets, 120 bytes; errors 6
+    its device is asked back; fullgate keeps it until it is stopped
     kernel interface fgk0: took 7 packets, sent 8; refused 9
 ";
         assert_eq!(ports(&result), expected);

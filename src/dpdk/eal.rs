@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use log::{Level, LevelFilter};
 
 use super::error::{Errno, Error};
-use super::{lcore, signals};
+use super::{lcore, removal, signals};
 
 /// Where packet buffers live.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -130,6 +130,7 @@ impl Eal {
         if taken < 0 {
             return Err(Error::EalInit(Errno::last()));
         }
+        removal::watch();
         Ok(Self {
             running: Arc::new(Running {
                 hugepages: matches!(config.memory, Memory::Hugepages { .. }),

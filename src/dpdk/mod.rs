@@ -23,6 +23,7 @@ mod peer;
 mod pool;
 mod port;
 mod queue;
+mod removal;
 mod ring;
 mod rss;
 mod setup;

@@ -10,7 +10,7 @@ use super::netns::{self, Netns};
 use super::ring::Ring;
 use super::rss::{self, RssStatus};
 use super::setup::{self, Attached, Caps};
-use super::{Eal, Mempool, Queue};
+use super::{Eal, Mempool, Queue, removal};
 
 /// What a port is on.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -416,6 +416,11 @@ impl Port {
             speed_mbps: (speed != 0 && speed != dpdk_sys::FULLGATE_SPEED_UNKNOWN).then_some(speed),
             full_duplex: raw.full_duplex,
         })
+    }
+
+    /// Whether somebody asked for the device back.
+    pub fn removal_asked(&self) -> bool {
+        removal::is_asked(&self.shared.attached.ethdev, self.shared.id)
     }
 
     /// The driver's counters now.

@@ -370,7 +370,12 @@ impl Management {
                 uptime_ms,
             }),
             "workers.list" => value(&report::workers(&self.stats, self.ports.len(), uptime_ms)),
-            "ports.list" => value(&report::ports(snapshot, &self.stats, &self.ports)),
+            "ports.list" => value(&report::ports(
+                snapshot,
+                &self.stats,
+                &self.ports,
+                &|port| self.links.downs(port),
+            )),
             "drops.list" => value(&report::drops(&self.stats)),
             _ => return Err(Error::unknown_method(method, &METHODS)),
         })

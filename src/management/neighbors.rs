@@ -90,34 +90,60 @@ impl Relay {
     }
 }
 
+/// A port as it was last seen.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    up: bool,
+    /// How often the link went down.
+    downs: u64,
+    removal_asked: bool,
+}
+
+/// What became of a port since the last look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Change {
+    Up,
+    Down,
+    RemovalAsked,
+}
+
 /// The ports' links as they were last seen.
 #[derive(Debug, Default)]
 pub(super) struct Links {
-    up: Vec<bool>,
+    seen: Vec<Seen>,
     looked: Option<Instant>,
 }
 
 impl Links {
-    /// The ports that have a link and had none, and those that lost it.
-    fn look(&mut self, ports: &[Arc<dyn PortStatus>], now: Instant) -> (Vec<PortIx>, Vec<PortIx>) {
+    /// What has changed since the last look.
+    fn look(&mut self, ports: &[Arc<dyn PortStatus>], now: Instant) -> Vec<(PortIx, Change)> {
         let is_due = self
             .looked
             .is_none_or(|at| now.saturating_duration_since(at) >= LOOK_EVERY);
-        let (mut up, mut down) = (Vec::new(), Vec::new());
+        let mut changes = Vec::new();
         if !is_due {
-            return (up, down);
+            return changes;
         }
         self.looked = Some(now);
-        self.up.resize(ports.len(), false);
-        for (ix, (port, was_up)) in ports.iter().zip(&mut self.up).enumerate() {
+        self.seen.resize(ports.len(), Seen::default());
+        for (ix, (port, seen)) in (0..).map(PortIx).zip(ports.iter().zip(&mut self.seen)) {
             let is_up = port.link_up();
-            if is_up != *was_up {
-                *was_up = is_up;
-                let changed = if is_up { &mut up } else { &mut down };
-                changed.push(PortIx(ix as u8));
+            if is_up != seen.up {
+                seen.up = is_up;
+                seen.downs += u64::from(!is_up);
+                changes.push((ix, if is_up { Change::Up } else { Change::Down }));
+            }
+            if !seen.removal_asked && port.removal_asked() {
+                seen.removal_asked = true;
+                changes.push((ix, Change::RemovalAsked));
             }
         }
-        (up, down)
+        changes
+    }
+
+    /// How often the port's link went down.
+    pub(super) fn downs(&self, port: PortIx) -> u64 {
+        self.seen.get(port.ix()).map_or(0, |seen| seen.downs)
     }
 }
 
@@ -147,20 +173,29 @@ impl Management {
 
     /// Has our addresses announced on ports whose link came up.
     pub(super) fn watch_links(&mut self, now: Instant) {
-        let (up, down) = self.links.look(&self.ports, now);
+        let changes = self.links.look(&self.ports, now);
         let snapshot = self.state.snapshot();
-        for port in down {
-            warn!("port {}: the link is down", port_name(snapshot, port));
-        }
-        if up.is_empty() {
-            return;
-        }
         let mut bits = 0;
-        for port in up {
-            bits |= 1 << port.0;
-            info!("port {}: the link is up", port_name(snapshot, port));
+        for (port, change) in changes {
+            let name = port_name(snapshot, port);
+            match change {
+                Change::Down => warn!("port {name}: the link is down"),
+                Change::Up => {
+                    bits |= 1 << port.0;
+                    // Who was told that it went is told that it is back.
+                    match self.links.downs(port) {
+                        0 => info!("port {name}: the link is up"),
+                        _ => warn!("port {name}: the link is up again"),
+                    }
+                }
+                Change::RemovalAsked => warn!(
+                    "port {name}: its device is asked back; fullgate keeps it until it is stopped"
+                ),
+            }
         }
-        self.announce(bits);
+        if bits != 0 {
+            self.announce(bits);
+        }
     }
 
     /// Has all our addresses announced on these ports.

@@ -170,11 +170,12 @@ pub(super) fn workers(stats: AllStats<'_>, ports: usize, uptime_ms: u64) -> api:
     }
 }
 
-/// The ports; `drivers` by [`PortIx`].
+/// The ports; `drivers` by [`PortIx`]. `link_downs` says how often a link went down.
 pub(super) fn ports(
     snapshot: &Snapshot,
     stats: AllStats<'_>,
     drivers: &[Arc<dyn PortStatus>],
+    link_downs: &dyn Fn(PortIx) -> u64,
 ) -> api::Ports {
     let steering = snapshot.steering.mode().name();
     let row = |(ix, (info, driver)): (usize, (&PortInfo, &dyn PortStatus))| {
@@ -186,6 +187,8 @@ pub(super) fn ports(
             name: info.name.clone(),
             driver: reading.driver,
             link_up: reading.link_up,
+            link_downs: link_downs(PortIx(ix as u8)),
+            removal_asked: driver.removal_asked(),
             speed_mbps: reading.speed_mbps,
             mac: info.mac.to_string(),
             mtu: info.mtu,

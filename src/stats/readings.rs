@@ -59,6 +59,11 @@ pub trait PortStatus: Send + Sync {
     fn link_up(&self) -> bool {
         self.read().link_up
     }
+
+    /// Whether somebody asked for the device back. Read as often.
+    fn removal_asked(&self) -> bool {
+        false
+    }
 }
 
 /// Something bounded that fills up: a ring, a pool of packet buffers. Read from

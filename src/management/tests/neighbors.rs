@@ -67,11 +67,18 @@ fn a_link_that_comes_up_has_our_addresses_announced() {
         Some(Command::Announce(1))
     ));
     assert!(look(&mut fixture, true).is_none());
+    let downs = |fixture: &mut Fixture| {
+        let listed = fixture.result("ports.list", json!({})).expect("a list");
+        listed["ports"][0]["link_downs"].clone()
+    };
+    assert_eq!(downs(&mut fixture), json!(0));
     assert!(look(&mut fixture, false).is_none());
+    assert_eq!(downs(&mut fixture), json!(1));
     assert!(matches!(
         look(&mut fixture, true),
         Some(Command::Announce(1))
     ));
+    assert_eq!(downs(&mut fixture), json!(1));
 }
 
 #[test]

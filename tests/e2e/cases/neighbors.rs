@@ -264,6 +264,9 @@ fn flap(plan: &Plan) {
     ask(lab.client(), plan.client(), &service);
     let log = lab.fullgate().output();
     assert!(log.contains("port wan: the link is down"), "{log}");
+    assert!(log.contains("port wan: the link is up again"), "{log}");
+    let shown = lab.fullgate().ctl(&["show", "ports"]);
+    assert!(shown.contains("(was down once)"), "{shown}");
 }
 
 /// The client has another gateway's MAC for the VIP, until this one announces.
