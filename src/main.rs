@@ -163,6 +163,7 @@ fn serve(config: Config, config_path: &Path) -> Result<(), Failure> {
     patience.step("reserving packet buffers".to_owned());
     let pools = pools(&eal, &config)?;
     let mut ports = open_ports(&eal, &config, &pools, &patience)?;
+    eal.started();
     // Before the threads that run for good: they have fewer capabilities.
     drop(patience);
     let (steering, steered) = steering(&config, &ports)?;

@@ -4,11 +4,13 @@
 //! before it is asked.
 
 use std::ffi::{CString, c_char, c_int};
+use std::fs::OpenOptions;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use log::{Level, LevelFilter};
+use log::Level;
 
 use super::error::{Errno, Error};
 use super::{lcore, removal, signals};
@@ -42,8 +44,6 @@ pub struct EalConfig {
     pub main_core: Option<u32>,
     /// Tells this process's files from those of other DPDK processes.
     pub file_prefix: String,
-    /// What of DPDK's log goes into ours, under the target `dpdk`.
-    pub log_level: LevelFilter,
     /// More arguments of EAL, for what is not named here.
     pub extra_args: Vec<String>,
 }
@@ -55,7 +55,6 @@ impl Default for EalConfig {
             pci: Vec::new(),
             main_core: None,
             file_prefix: "fullgate".to_owned(),
-            log_level: LevelFilter::Error,
             extra_args: Vec::new(),
         }
     }
@@ -98,6 +97,7 @@ impl Eal {
         }
         for address in &config.pci {
             check_pci(Path::new("/sys/bus/pci/devices"), address)?;
+            check_free(Path::new("/"), address, &open_group)?;
         }
         let arguments = arguments(config)
             .into_iter()
@@ -128,7 +128,10 @@ impl Eal {
             dpdk_sys::rte_eal_init(argc, argv.as_mut_ptr())
         };
         if taken < 0 {
-            return Err(Error::EalInit(Errno::last()));
+            return Err(Error::EalInit {
+                errno: Errno::last(),
+                said: first_error(),
+            });
         }
         removal::watch();
         Ok(Self {
@@ -136,6 +139,11 @@ impl Eal {
                 hugepages: matches!(config.memory, Memory::Hugepages { .. }),
             }),
         })
+    }
+
+    /// The start is over: from now on all that DPDK says goes to the log.
+    pub fn started(&self) {
+        STARTING.store(false, Ordering::Release);
     }
 
     /// What DPDK has reserved by name: pools, rings, its tables.
@@ -197,6 +205,23 @@ const NOT_ERRORS: [&str; 4] = [
     "Failed to send start req to secondary",
 ];
 
+/// Until the ports are open, what drivers say is for who asks for all of it: a
+/// start that fails says why by itself, and the reason must not drown in their lines.
+static STARTING: AtomicBool = AtomicBool::new(true);
+
+/// The first error that DPDK logged during the start: mostly the cause of those
+/// behind it.
+static FIRST_ERROR: Mutex<Option<String>> = Mutex::new(None);
+
+/// For the end of an error's text.
+pub(super) fn first_error() -> String {
+    let first = FIRST_ERROR.lock().unwrap_or_else(PoisonError::into_inner);
+    match first.as_ref() {
+        Some(first) => format!("DPDK says {first:?} (more with --log dpdk=debug)"),
+        None => "--log dpdk=debug shows what DPDK does".to_owned(),
+    }
+}
+
 /// Takes a message of DPDK's log into ours.
 unsafe extern "C" fn log_sink(level: u32, text: *const c_char, len: usize) {
     // Lower is graver.
@@ -218,9 +243,19 @@ unsafe extern "C" fn log_sink(level: u32, text: *const c_char, len: usize) {
         true => Level::Debug,
         false => level,
     };
-    if !text.is_empty() {
-        log::log!(target: "dpdk", level, "{text}");
+    if text.is_empty() {
+        return;
     }
+    if STARTING.load(Ordering::Acquire) {
+        if level == Level::Error {
+            let mut first = FIRST_ERROR.lock().unwrap_or_else(PoisonError::into_inner);
+            first.get_or_insert_with(|| text.to_owned());
+        }
+        if !log::log_enabled!(target: "dpdk", Level::Debug) {
+            return;
+        }
+    }
+    log::log!(target: "dpdk", level, "{text}");
 }
 
 fn arguments(config: &EalConfig) -> Vec<String> {
@@ -232,12 +267,17 @@ fn arguments(config: &EalConfig) -> Vec<String> {
             format!("({})", allowed.join(","))
         }
     };
-    let level = match config.log_level {
-        LevelFilter::Off => "emergency",
-        LevelFilter::Error => "error",
-        LevelFilter::Warn => "warning",
-        LevelFilter::Info => "info",
-        LevelFilter::Debug | LevelFilter::Trace => "debug",
+    // What our log does not take, DPDK need not make; the first error is always
+    // wanted.
+    let takes = |level: Level| log::log_enabled!(target: "dpdk", level);
+    let level = if takes(Level::Debug) {
+        "debug"
+    } else if takes(Level::Info) {
+        "info"
+    } else if takes(Level::Warn) {
+        "warning"
+    } else {
+        "error"
     };
     let mut arguments = vec![
         "fullgate".to_owned(),
@@ -343,6 +383,73 @@ fn check_pci(devices: &Path, address: &str) -> Result<(), Error> {
     }
 }
 
+/// How long a group that another process has is waited for: the kernel takes
+/// it from one that was killed a moment ago.
+const RELEASE_WAIT: Duration = Duration::from_secs(5);
+
+/// Opens a vfio group as a driver does; at most one process has it.
+fn open_group(path: &Path) -> std::io::Result<()> {
+    let deadline = Instant::now() + RELEASE_WAIT;
+    loop {
+        let opened = OpenOptions::new().read(true).write(true).open(path);
+        match opened {
+            Err(error)
+                if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline =>
+            {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            other => return other.map(drop),
+        }
+    }
+}
+
+/// Refuses a device whose vfio group another process holds.
+fn check_free(
+    root: &Path,
+    address: &str,
+    open: &dyn Fn(&Path) -> std::io::Result<()>,
+) -> Result<(), Error> {
+    let address = full_pci_address(address);
+    let device = root.join("sys/bus/pci/devices").join(&address);
+    let group = std::fs::read_link(device.join("iommu_group")).ok();
+    let Some(group) = group.as_deref().and_then(Path::file_name) else {
+        return Ok(());
+    };
+    let name = group.to_string_lossy();
+    for file in [
+        format!("/dev/vfio/{name}"),
+        format!("/dev/vfio/noiommu-{name}"),
+    ] {
+        let opened = open(Path::new(&file));
+        if opened.is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY)) {
+            return Err(Error::PciHeld {
+                address,
+                holder: holder(&root.join("proc"), Path::new(&file)),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The process that has a file open, as far as this one may know.
+fn holder(processes: &Path, file: &Path) -> String {
+    let has_it = |process: &Path| {
+        let open = std::fs::read_dir(process.join("fd")).into_iter().flatten();
+        open.flatten()
+            .any(|entry| std::fs::read_link(entry.path()).is_ok_and(|target| target == file))
+    };
+    let all = std::fs::read_dir(processes).into_iter().flatten().flatten();
+    let found = all
+        .map(|entry| entry.path())
+        .find(|process| has_it(process));
+    let Some(process) = found else {
+        return "another process".to_owned();
+    };
+    let name = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
+    let id = process.file_name().unwrap_or_default().to_string_lossy();
+    format!("process {id} ({})", name.trim())
+}
+
 /// `0000:03:00.0` also where the domain was left out.
 pub(super) fn full_pci_address(address: &str) -> String {
     if address.matches(':').count() == 1 {
@@ -417,5 +524,46 @@ mod tests {
         assert!(kernel.contains("--bind=vfio-pci 0000:03:00.0"), "{kernel}");
         bind("vfio-pci");
         check("03:00.0").unwrap();
+    }
+
+    #[test]
+    fn a_device_that_another_process_has_names_it() {
+        use std::os::unix::fs::symlink;
+        let root = tempfile::tempdir().unwrap();
+        let device = root.path().join("sys/bus/pci/devices/0000:03:00.0");
+        let process = root.path().join("proc/4711");
+        std::fs::create_dir_all(&device).unwrap();
+        std::fs::create_dir_all(process.join("fd")).unwrap();
+        std::fs::write(process.join("comm"), "dpdk-testpmd\n").unwrap();
+        let busy = |_: &Path| Err(std::io::Error::from_raw_os_error(libc::EBUSY));
+        check_free(root.path(), "03:00.0", &busy).expect("in no group");
+        symlink("../../kernel/iommu_groups/17", device.join("iommu_group")).unwrap();
+        check_free(root.path(), "03:00.0", &|_| Ok(())).expect("free");
+        let unknown = check_free(root.path(), "03:00.0", &busy).unwrap_err();
+        assert!(unknown.to_string().contains("another process"), "{unknown}");
+        symlink("/dev/vfio/17", process.join("fd/9")).unwrap();
+        let held = check_free(root.path(), "03:00.0", &busy).unwrap_err();
+        assert!(
+            held.to_string().contains("process 4711 (dpdk-testpmd)"),
+            "{held}"
+        );
+    }
+
+    /// What fails is said once and well; a driver's dozens of lines are for who
+    /// asks for them.
+    #[test]
+    fn the_first_error_of_a_start_is_kept() {
+        let say = |level: u32, text: &std::ffi::CStr| {
+            let len = text.to_bytes().len();
+            // SAFETY: a text and its length.
+            unsafe { log_sink(level, text.as_ptr(), len) }
+        };
+        assert!(first_error().contains("--log dpdk=debug"));
+        say(dpdk_sys::FULLGATE_LOG_WARNING, c"a warning\n");
+        say(dpdk_sys::FULLGATE_LOG_ERR, c"EAL: the cause\n");
+        say(dpdk_sys::FULLGATE_LOG_ERR, c"EAL: what follows from it\n");
+        let said = first_error();
+        assert!(said.contains("EAL: the cause"), "{said}");
+        assert!(!said.contains("follows"), "{said}");
     }
 }

@@ -58,15 +58,28 @@ pub enum Error {
         pages: u64,
     },
     /// EAL failed; its own lines in the log say more.
-    #[error("DPDK's EAL does not start: {0}")]
-    EalInit(Errno),
+    #[error("DPDK's EAL does not start: {errno}; {said}")]
+    EalInit {
+        /// Why.
+        errno: Errno,
+        /// The first error in DPDK's log.
+        said: String,
+    },
+    /// Another process has the device.
+    #[error("port {address}: the PCI device is in use by {holder}: end that first")]
+    PciHeld {
+        /// The device.
+        address: String,
+        /// Who has it.
+        holder: String,
+    },
     /// No PCI device of this address.
     #[error("port {0}: there is no such PCI device (`lspci -D` lists them)")]
     NoPciDevice(String),
     /// The kernel's own driver, or none, has the device.
     #[error(
         "port {address}: the PCI device is bound to {bound}, from which DPDK can't use it: \
-         `dpdk-devbind.py --bind=vfio-pci {address}`"
+         `dpdk-devbind.py --bind=vfio-pci {address}` (fullgate preflight says what else)"
     )]
     PciBinding {
         /// The device.
@@ -116,8 +129,13 @@ pub enum Error {
         source: std::io::Error,
     },
     /// EAL knows no such device after probing.
-    #[error("port {0}: no DPDK driver took the device")]
-    NoDriver(String),
+    #[error("port {port}: no DPDK driver took the device; {said}")]
+    NoDriver {
+        /// The port.
+        port: String,
+        /// The first error in DPDK's log.
+        said: String,
+    },
     /// More workers than the driver has queues.
     #[error(
         "port {port}: {asked} workers need as many queues; the driver {driver} has {available}"

@@ -95,7 +95,10 @@ pub(super) fn port_id(port: &str, attached: &Attached) -> Result<u16, Error> {
     // SAFETY: a terminated string in, a number out.
     let code = unsafe { dpdk_sys::rte_eth_dev_get_port_by_name(attached.ethdev.as_ptr(), &mut id) };
     if code != 0 {
-        return Err(Error::NoDriver(port.to_owned()));
+        return Err(Error::NoDriver {
+            port: port.to_owned(),
+            said: eal::first_error(),
+        });
     }
     Ok(id)
 }

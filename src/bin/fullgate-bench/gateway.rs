@@ -159,7 +159,7 @@ pub struct Seed {
 pub fn eal(common: &Common) -> Result<Eal, Failure> {
     // Buffers with their headers, and the rings.
     let megabytes = 128;
-    Ok(Eal::init(&EalConfig {
+    let eal = Eal::init(&EalConfig {
         memory: match common.hugepages {
             true => Memory::Hugepages {
                 reserve_mb: megabytes,
@@ -171,7 +171,9 @@ pub fn eal(common: &Common) -> Result<Eal, Failure> {
         main_core: common.core,
         file_prefix: format!("fullgate-bench-{}", std::process::id()),
         ..EalConfig::default()
-    })?)
+    })?;
+    eal.started();
+    Ok(eal)
 }
 
 /// Buffers of a benchmark, for each of `users`.

@@ -268,6 +268,14 @@ fn more_than_the_driver_takes(plan: &Plan) {
         .replace(&namespace, "");
     let line = unstarted.refusal(&text, &[]);
     assert!(line.contains("MTU 9600"), "{line}");
+    // What the driver says about it is for who asks.
+    let mut asked = Command::new(binary());
+    asked.args(["--log", "warn,dpdk=debug", "--config"]);
+    let output = asked.arg(&unstarted.config.file).output();
+    let said = output.expect("start fullgate").stderr;
+    let said = String::from_utf8_lossy(&said);
+    assert!(said.contains(" DEBUG dpdk] "), "{said}");
+    assert!(said.contains("MTU 9600"), "{said}");
 }
 
 /// The other side of this virtio device takes the connection and says nothing,
