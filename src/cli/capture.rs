@@ -93,12 +93,20 @@ pub(super) fn run(socket: &Path, wanted: &Capture) -> Result<String, CallError> 
         path: wanted.write.clone(),
         source,
     };
+    // Whoever reads has seen enough.
+    let is_enough = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
     let out = open(&wanted.write).map_err(failed)?;
     let snaplen = wanted.snaplen.unwrap_or(0);
-    let mut trace = Trace::new(out, &begun.ports, &filter, snaplen).map_err(failed)?;
+    let id = json!({"capture": begun.capture});
+    let mut trace = match Trace::new(out, &begun.ports, &filter, snaplen) {
+        Err(error) if is_enough(&error) => {
+            client.call("capture.end", &id)?;
+            return Ok(String::new());
+        }
+        other => other.map_err(failed)?,
+    };
     say::error(&"fullgatectl: capturing; end it with Ctrl-C");
     let ends = wanted.duration.map(|duration| Instant::now() + duration);
-    let id = json!({"capture": begun.capture});
     let mut is_ending = false;
     loop {
         let is_full = |trace: &Trace<_>| wanted.count.is_some_and(|most| trace.packets >= most);
@@ -111,8 +119,7 @@ pub(super) fn run(socket: &Path, wanted: &Capture) -> Result<String, CallError> 
                 .truncate(left.try_into().unwrap_or(usize::MAX));
         }
         match trace.write(&batch) {
-            // Whoever reads has seen enough.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            Err(error) if is_enough(&error) => {
                 client.call("capture.end", &id)?;
                 return Ok(String::new());
             }
@@ -132,10 +139,13 @@ pub(super) fn run(socket: &Path, wanted: &Capture) -> Result<String, CallError> 
             std::thread::sleep(INTERVAL);
         }
     }
-    let lost = trace.finish().map_err(failed)?;
+    let packets = trace.packets;
+    let lost = match trace.finish() {
+        Err(error) if is_enough(&error) => return Ok(String::new()),
+        other => other.map_err(failed)?,
+    };
     say::error(&format_args!(
-        "fullgatectl: {} packets captured, {lost} lost",
-        trace.packets
+        "fullgatectl: {packets} packets captured, {lost} lost"
     ));
     Ok(String::new())
 }

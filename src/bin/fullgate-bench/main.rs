@@ -32,15 +32,30 @@ mod workers;
 
 use std::error::Error;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
+use signal_hook::consts::SIGPIPE;
 
 use args::{Args, Mode};
 
 type Failure = Box<dyn Error>;
 
+/// A reader of standard output that has seen enough (`| head`) ends the program,
+/// and is no fault.
+fn end_with_reader() -> std::io::Result<()> {
+    let always = Arc::new(AtomicBool::new(true));
+    signal_hook::flag::register_conditional_shutdown(SIGPIPE, 0, always)?;
+    Ok(())
+}
+
 fn main() -> ExitCode {
     env_logger::Builder::new().parse_filters("warn").init();
+    if let Err(failure) = end_with_reader() {
+        eprintln!("fullgate-bench: {failure}");
+        return ExitCode::FAILURE;
+    }
     let outcome = match Args::parse().mode {
         Mode::Packets(args) => packets::run(&args),
         Mode::Connections(args) => connections::run(&args),

@@ -25,6 +25,7 @@ pub fn list(cases: &mut Vec<Case>) {
     add(cases, "capture::drops", &fullgate, drops);
     add(cases, "capture::losses", &fullgate[..1], losses);
     add(cases, "capture::client_goes", &fullgate, client_goes);
+    add(cases, "capture::reader_goes", &fullgate[..1], reader_goes);
     add(cases, "capture::explain", &fullgate, explain);
     for case in &mut cases[before..] {
         case.needs
@@ -293,6 +294,24 @@ fn client_goes(plan: &Plan) {
     }
     // What was written before is a whole file.
     let _ = running[0].read("tcp", &["frame.number"]);
+}
+
+/// As with `| head`: whoever reads the file is gone. More often than there are
+/// places, so each is given back.
+fn reader_goes(plan: &Plan) {
+    let service = Service::new(plan, "web", Protocol::Tcp, 80, &[1]);
+    let mut lab = Lab::start(plan, std::slice::from_ref(&service));
+    let socket = lab.fullgate().config().socket.clone();
+    for _ in 0..5 {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut capture = Command::new(env!("CARGO_BIN_EXE_fullgatectl"));
+        capture.arg("--socket").arg(&socket).stdout(writer);
+        let output = capture.args(["capture", "-w", "-"]).output();
+        let output = output.expect("start fullgatectl");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.is_empty(), "{said}");
+    }
 }
 
 /// A held connection from both sides, one that would be new, and one that
