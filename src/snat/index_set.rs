@@ -17,7 +17,8 @@ pub(super) const MAX_LEN: u32 = 64 * 64 * 64;
 
 /// Words before and after the bitmaps that are never touched: what else is on
 /// the first and the last cache line. Sets of several workers lie side by side
-/// on the heap. Aligned memory would not come zeroed for nothing.
+/// on the heap. An aligned allocation would not get zeroed
+/// pages from the kernel for free.
 const MARGIN: usize = 64 / size_of::<u64>() - 1;
 
 /// Integers from 0 to a fixed length.

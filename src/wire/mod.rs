@@ -5,8 +5,7 @@
 //! checked. A `Repr` is a header as a value, for what the gateway itself sends.
 //!
 //! The worker calls this for every packet: nothing here allocates, locks, logs
-//! or reads a clock. Numbers go in and out in host byte order; only this module
-//! knows that the wire is big-endian.
+//! or reads a clock. Numbers go in and out in host byte order.
 #![deny(unsafe_code)]
 
 pub mod arp;

@@ -271,8 +271,8 @@ impl<Io: BurstIo> Worker<Io> {
                 due.push(slot);
             }
             if due.is_empty() {
-                // Those that were only put off are work, too: whoever sleeps when
-                // there is none would be late for all that come after them.
+                // Re-armed timers count as work; otherwise an idle worker would
+                // sleep too long and fire the next ones late.
                 return (TIMERS_PER_POLL - budget) as usize;
             }
             for slot in due {

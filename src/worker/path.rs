@@ -43,8 +43,8 @@ impl<Io: BurstIo> Worker<Io> {
         })
     }
 
-    /// Receives a burst from `port`; what other workers own they get, the
-    /// others are for `see`.
+    /// Receives a burst from `port`. Hands over packets that other workers own and
+    /// calls `see` for the rest.
     #[inline(always)]
     pub(super) fn receive(
         &mut self,
