@@ -385,6 +385,12 @@ const _: () = assert!(size_of::<Entry>() == 128);
 const _: () = assert!(std::mem::offset_of!(Entry, created) == 64);
 
 impl Entry {
+    /// Whether a datagram that goes this way is the server's first.
+    #[inline(always)]
+    pub fn is_first_answer(&self, direction: Direction) -> bool {
+        direction == Direction::Reverse && self.state == State::UdpOneWay
+    }
+
     /// A next hop that has to be looked up.
     pub const NO_NEIGHBOR: NeighborIx = NeighborIx(u16::MAX);
 

@@ -4,7 +4,10 @@
 //! computed; C is entered only to give a buffer back.
 
 use std::mem::ManuallyDrop;
+use std::mem::MaybeUninit;
 use std::ptr::NonNull;
+
+use arrayvec::ArrayVec;
 
 use crate::io::{ChecksumStatus, PacketBuf};
 
@@ -187,5 +190,24 @@ impl PacketBuf for Mbuf {
             use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
             _mm_prefetch::<_MM_HINT_T0>(self.data().cast_const().cast());
         }
+    }
+}
+
+/// Removes the first `count` elements without dropping them.
+///
+/// # Safety
+/// `count <= packets.len()`, and somebody else owns those elements now.
+#[inline(always)]
+pub(super) unsafe fn forget_front<const N: usize>(packets: &mut ArrayVec<Mbuf, N>, count: usize) {
+    let left = packets.len() - count;
+    // SAFETY: `left` elements from `count` on are inside the array; as bytes of
+    // `MaybeUninit` they may overlap and be duplicated; the length then covers
+    // exactly the moved ones.
+    unsafe {
+        let first = packets.as_mut_ptr().cast::<MaybeUninit<Mbuf>>();
+        if count > 0 && left > 0 {
+            std::ptr::copy(first.add(count), first, left);
+        }
+        packets.set_len(left);
     }
 }

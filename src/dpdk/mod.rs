@@ -12,6 +12,7 @@
 //! unmapped, nor is EAL shut down under it.
 
 mod clock;
+mod device;
 mod eal;
 mod error;
 mod hash;
@@ -25,12 +26,15 @@ mod port;
 mod queue;
 mod removal;
 mod ring;
+mod ring_port;
 mod rss;
 mod setup;
+mod shared;
 mod signals;
 mod tap;
 
 pub use clock::{Clock, thread_cpu_ns};
+pub use device::{Device, PortConfig};
 pub use eal::{Eal, EalConfig, Memory, Zone};
 pub use error::{Errno, Error};
 pub use hash::{CuckooHash, Key};
@@ -39,9 +43,10 @@ pub use lcore::{socket_of, spawn};
 pub use mbuf::Mbuf;
 pub use peer::peer_groups;
 pub use pool::{Mempool, PoolConfig};
-pub use port::{Device, Link, Port, PortConfig, PortStats};
+pub use port::{Link, Port, PortStats};
 pub use queue::Queue;
-pub use ring::{RingEnd, ring_port};
+pub use ring::RingEnd;
+pub use ring_port::ring_port;
 pub use rss::{RssFlows, RssStatus, soft_rss};
 pub use signals::take_signals;
 pub use tap::open_tap;

@@ -1,96 +1,17 @@
 //! An Ethernet port: what the management core holds, while workers hold its
 //! queues.
 
-use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
+use super::device::PortConfig;
 use super::error::{Error, check};
 use super::netns::{self, Netns};
 use super::ring::Ring;
 use super::rss::{self, RssStatus};
 use super::setup::{self, Attached, Caps};
+use super::shared::Shared;
 use super::{Eal, Mempool, Queue, removal};
-
-/// What a port is on.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Device {
-    /// A PCI device, by its address; also named in [`super::EalConfig::pci`].
-    Pci(String),
-    /// A TAP interface of the kernel, made for the port and gone with it. The
-    /// driver gives the kernel's end the MAC address of the port.
-    Tap {
-        /// The interface's name.
-        name: String,
-    },
-    /// Any virtual device of DPDK: `driver_name,argument=value,…`.
-    Vdev(String),
-}
-
-/// Drivers of virtual devices that carry packets by the processor alone, from
-/// and to buffers anywhere in the process's memory.
-const COPYING: [&str; 6] = [
-    "net_tap",
-    "net_af_packet",
-    "net_af_xdp",
-    "net_memif",
-    "net_ring",
-    "net_null",
-];
-
-impl Device {
-    /// Whether the driver reads and writes packet buffers by the processor
-    /// alone, in this process. A NIC does so by itself, and what shares its
-    /// memory with another process (vhost, memif's zero-copy mode) needs
-    /// buffers in memory of EAL's.
-    pub fn copies(&self) -> bool {
-        match self {
-            Self::Pci(_) => false,
-            Self::Tap { .. } => true,
-            Self::Vdev(string) => {
-                let mut parts = string.split(',');
-                let driver = parts.next().unwrap_or_default();
-                let driver = driver.trim_end_matches(|c: char| c.is_ascii_digit());
-                COPYING.contains(&driver) && !parts.any(|part| part.starts_with("zero-copy=yes"))
-            }
-        }
-    }
-}
-
-impl fmt::Display for Device {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Pci(address) => f.write_str(address),
-            Self::Tap { name } => write!(f, "tap:{name}"),
-            Self::Vdev(string) => write!(f, "vdev:{string}"),
-        }
-    }
-}
-
-/// How a port is to be set up.
-#[derive(Clone, Debug)]
-pub struct PortConfig {
-    /// What it is on.
-    pub device: Device,
-    /// Receive and transmit queues, one of each per worker.
-    pub queues: u16,
-    /// Descriptors of a receive queue; adjusted to what the driver can do.
-    pub rx_desc: u16,
-    /// Descriptors of a transmit queue; adjusted likewise.
-    pub tx_desc: u16,
-    /// Bytes of the largest IP packet.
-    pub mtu: u16,
-    /// Receive frames to any MAC address.
-    pub promiscuous: bool,
-    /// Network namespace in which a virtual device is created, as `ip netns`
-    /// names it.
-    pub netns: Option<String>,
-    /// The Toeplitz key to give to a NIC that hashes.
-    pub rss_key: [u8; 40],
-    /// Whether all packets ever sent through this port come from one pool, so
-    /// that the driver may free them in bulk without looking.
-    pub one_pool: bool,
-}
 
 /// State of the link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -139,56 +60,6 @@ pub struct Port {
     rss_plan: Result<u64, String>,
     rss: RssStatus,
     scatter: bool,
-}
-
-/// What queues keep alive.
-#[derive(Debug)]
-pub(super) struct Shared {
-    id: u16,
-    name: String,
-    attached: Attached,
-    netns: Option<Netns>,
-    started: AtomicBool,
-    // DPDK's control calls on one port must not overlap.
-    control: Mutex<()>,
-    // In this order: rings give their packets back before the pools go, and
-    // both before EAL.
-    _rings: Vec<Arc<Ring>>,
-    pools: Vec<Mempool>,
-    _eal: Eal,
-}
-
-impl Shared {
-    pub(super) fn id(&self) -> u16 {
-        self.id
-    }
-
-    /// To be held during a control call.
-    fn control(&self) -> MutexGuard<'_, ()> {
-        self.control.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        let result = netns::close_in(self.netns.as_ref(), || {
-            // SAFETY: nobody holds a queue any more, as each holds a `Shared`.
-            let (stopped, closed) = unsafe {
-                (
-                    dpdk_sys::rte_eth_dev_stop(self.id),
-                    dpdk_sys::rte_eth_dev_close(self.id),
-                )
-            };
-            // Whatever failed, the device must not stay behind.
-            let detached = setup::detach(&self.name, &self.attached);
-            check(&self.name, "rte_eth_dev_stop", stopped)?;
-            check(&self.name, "rte_eth_dev_close", closed)?;
-            detached
-        });
-        if let Err(error) = result {
-            log::warn!("closing: {error}");
-        }
-    }
 }
 
 impl Port {
@@ -473,7 +344,7 @@ fn set_filter(port: &str, id: u16, promiscuous: bool) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::Device;
+    use crate::dpdk::Device;
 
     #[test]
     fn devices_that_only_the_processor_serves() {

@@ -1,13 +1,13 @@
 //! One worker's queue on one port: the two burst calls, straight through the
 //! table of function pointers that DPDK's own inline functions use.
 
-use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
 use super::Mbuf;
-use super::port::Shared;
+use super::mbuf::forget_front;
+use super::shared::Shared;
 
 /// Packets that a driver can be offered in one call. That of memif counts them in
 /// 8 bits in DPDK 23.03 to 23.11, and never ends with 256.
@@ -96,24 +96,5 @@ impl Queue {
             let taken = burst(queue, first.cast::<*mut dpdk_sys::rte_mbuf>(), offered);
             forget_front(from, usize::from(taken.min(offered)));
         }
-    }
-}
-
-/// Removes the first `count` elements without dropping them.
-///
-/// # Safety
-/// `count <= packets.len()`, and somebody else owns those elements now.
-#[inline(always)]
-pub(super) unsafe fn forget_front<const N: usize>(packets: &mut ArrayVec<Mbuf, N>, count: usize) {
-    let left = packets.len() - count;
-    // SAFETY: `left` elements from `count` on are inside the array; as bytes of
-    // `MaybeUninit` they may overlap and be duplicated; the length then covers
-    // exactly the moved ones.
-    unsafe {
-        let first = packets.as_mut_ptr().cast::<MaybeUninit<Mbuf>>();
-        if count > 0 && left > 0 {
-            std::ptr::copy(first.add(count), first, left);
-        }
-        packets.set_len(left);
     }
 }

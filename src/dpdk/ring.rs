@@ -9,15 +9,13 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 
 use super::error::{Errno, Error};
-use super::port::{Device, Port, PortConfig};
-use super::queue::forget_front;
-use super::setup::Attached;
-use super::{Eal, Mbuf, Mempool};
+use super::mbuf::forget_front;
+use super::{Eal, Mbuf};
 
 /// A ring of packets, for one thread at each end.
 #[derive(Debug)]
 pub(super) struct Ring {
-    raw: NonNull<dpdk_sys::rte_ring>,
+    pub(super) raw: NonNull<dpdk_sys::rte_ring>,
     _eal: Eal,
 }
 
@@ -28,7 +26,7 @@ unsafe impl Send for Ring {}
 unsafe impl Sync for Ring {}
 
 impl Ring {
-    fn new(eal: &Eal, port: &str, name: &str, size: u32) -> Result<Arc<Self>, Error> {
+    pub(super) fn new(eal: &Eal, port: &str, name: &str, size: u32) -> Result<Arc<Self>, Error> {
         let name = CString::new(name).map_err(|_| Error::ZeroByte {
             what: "ring",
             value: name.to_owned(),
@@ -102,8 +100,8 @@ impl Drop for Ring {
 /// The far end of the wire of one queue.
 #[derive(Debug)]
 pub struct RingEnd {
-    to_port: Arc<Ring>,
-    from_port: Arc<Ring>,
+    pub(super) to_port: Arc<Ring>,
+    pub(super) from_port: Arc<Ring>,
 }
 
 impl RingEnd {
@@ -120,80 +118,4 @@ impl RingEnd {
         // `RingEnd`, borrowed exclusively.
         unsafe { self.from_port.take(into) };
     }
-}
-
-/// A port of `queues` queues with a ring of `size` (a power of two; one less
-/// fits) in each direction of each, and the far ends, in the queues' order.
-/// `name` must be unique in the process.
-///
-/// # Errors
-/// [`Error::Call`] where there is no memory or the name is taken.
-pub fn ring_port(
-    eal: &Eal,
-    name: &str,
-    queues: u16,
-    size: u32,
-    pool: &Mempool,
-) -> Result<(Port, Vec<RingEnd>), Error> {
-    // The name that DPDK gives the device.
-    let ethdev = format!("net_ring_{name}");
-    let ends = (0..queues)
-        .map(|queue| {
-            Ok(RingEnd {
-                to_port: Ring::new(eal, &ethdev, &format!("{name}_rx{queue}"), size)?,
-                from_port: Ring::new(eal, &ethdev, &format!("{name}_tx{queue}"), size)?,
-            })
-        })
-        .collect::<Result<Vec<_>, Error>>()?;
-    let raw = |ring: &Arc<Ring>| ring.raw.as_ptr();
-    let rx: Vec<_> = ends.iter().map(|end| raw(&end.to_port)).collect();
-    let tx: Vec<_> = ends.iter().map(|end| raw(&end.from_port)).collect();
-    let c_string = |value: &str| {
-        CString::new(value).map_err(|_| Error::ZeroByte {
-            what: "ring port",
-            value: value.to_owned(),
-        })
-    };
-    let short = c_string(name)?;
-    // SAFETY: EAL is initialised; a terminated name, and as many rings as said,
-    // which the port made of them keeps until it is closed.
-    let id = unsafe {
-        dpdk_sys::rte_eth_from_rings(
-            short.as_ptr(),
-            rx.as_ptr(),
-            rx.len() as u32,
-            tx.as_ptr(),
-            tx.len() as u32,
-            0,
-        )
-    };
-    if id < 0 {
-        return Err(Error::Call {
-            port: ethdev,
-            call: "rte_eth_from_rings",
-            errno: Errno::last(),
-        });
-    }
-    let attached = Attached {
-        ethdev: c_string(&ethdev)?,
-        on_vdev_bus: true,
-    };
-    let config = PortConfig {
-        device: Device::Vdev(ethdev.clone()),
-        queues,
-        rx_desc: 512,
-        tx_desc: 512,
-        mtu: 1500,
-        promiscuous: false,
-        netns: None,
-        rss_key: [0; 40],
-        one_pool: true,
-    };
-    let rings = ends
-        .iter()
-        .flat_map(|end| [Arc::clone(&end.to_port), Arc::clone(&end.from_port)])
-        .collect();
-    let pools = std::slice::from_ref(pool);
-    let port = Port::configure(eal, &config, pools, ethdev, None, attached, rings)?;
-    Ok((port, ends))
 }

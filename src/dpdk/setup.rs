@@ -6,8 +6,8 @@ use std::mem::MaybeUninit;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::device::{Device, PortConfig};
 use super::error::{Error, check};
-use super::port::{Device, PortConfig};
 use super::{Mempool, eal, rss};
 
 /// What the driver reports, as far as it matters here.

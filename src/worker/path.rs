@@ -9,7 +9,6 @@ use arrayvec::ArrayVec;
 
 use super::out::write_ethernet;
 use super::parse::{L3, Packet, Parsed, parse, parse_flow};
-use super::udp::is_first_answer;
 use super::{HandedOver, Worker};
 use crate::conntrack::entry::{Direction, Entry, FlowTuple, State, flag, mark};
 use crate::conntrack::tcp::{self, Flags, Segment, Verdict};
@@ -250,7 +249,7 @@ impl<Io: BurstIo> Worker<Io> {
             if !tcp::established_fast(entry, direction, &segment) {
                 return self.tcp_decide(packet, at, slot, direction, port, segment);
             }
-        } else if is_first_answer(entry, direction) {
+        } else if entry.is_first_answer(direction) {
             return self.first_answer(packet, at, slot, port);
         }
         entry.last_seen = self.now.stamp();

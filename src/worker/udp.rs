@@ -41,12 +41,6 @@ const ANSWER_MS: u64 = 1_000;
 /// and what it still needs.
 const TTL_LEFT: u8 = 3;
 
-/// Whether a datagram of a flow is the server's first.
-#[inline(always)]
-pub(super) fn is_first_answer(entry: &Entry, direction: Direction) -> bool {
-    direction == Direction::Reverse && entry.state == State::UdpOneWay
-}
-
 impl<Io: BurstIo> Worker<Io> {
     /// The server's first answer. Where a flow is a question and its answer, it
     /// is over: the client side leaves the index, and the local port rests, so
