@@ -14,7 +14,6 @@
 //! drops                         dropped packets only (captures only)
 //! reason                        a drop reason's name; implies drops
 //! ```
-#![deny(unsafe_code)]
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 

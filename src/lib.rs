@@ -15,6 +15,15 @@
 //! cli  preflight                    programs
 //! ```
 #![deny(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable
+    )
+)]
 
 pub mod admin;
 pub mod api;

@@ -360,9 +360,12 @@ impl Config {
 
     /// The file that reads back as this configuration. Keys that have their
     /// default value are left out.
+    #[expect(
+        clippy::expect_used,
+        reason = "strings, numbers, booleans, and lists and tables of them under \
+                  string keys: TOML can say all of it"
+    )]
     pub fn to_toml(&self) -> String {
-        // Strings, numbers, booleans and lists and tables of them under string
-        // keys: nothing that TOML can't say.
         toml::to_string(&self.to_raw()).expect("the configuration has a TOML form")
     }
 

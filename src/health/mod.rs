@@ -11,7 +11,6 @@
 //! hears of every change of a server's verdict. Nothing here knows workers,
 //! snapshots or the configuration file. `spec`, `trend`, `ramp` and
 //! `probe::response` are pure: time and bytes are arguments.
-#![deny(unsafe_code)]
 
 mod checker;
 mod probe;

@@ -28,7 +28,6 @@
 //! that a lost SYN would cost; its packets wait in a bounded queue. A stranger has
 //! as long to answer and is asked less and less often: thousands of them may be
 //! nobody. One that has failed is asked again as soon as somebody sends to it.
-#![deny(unsafe_code)]
 
 mod asking;
 mod index;

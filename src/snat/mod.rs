@@ -7,7 +7,6 @@
 //! The management core builds all of it. Workers share [`steering::Steering`]
 //! read-only and own their [`ports::PortSet`]s. Nothing a worker calls here
 //! allocates, locks, logs or reads a clock.
-#![deny(unsafe_code)]
 
 mod index_set;
 pub mod ports;

@@ -1,7 +1,6 @@
 //! Counters. Each worker owns one [`WorkerStats`] and is its only writer; the
 //! management core reads with relaxed loads. A counter is a plain load and
 //! store on a cache line that nobody else writes: no lock prefix.
-#![deny(unsafe_code)]
 
 mod drops;
 mod ends;

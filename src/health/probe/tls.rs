@@ -102,11 +102,14 @@ pub(super) fn server_name(tls: &Tls, address: Ipv4Addr) -> ServerName<'static> {
 }
 
 /// What all checks of a service share.
+#[expect(
+    clippy::expect_used,
+    reason = "the versions are the provider's own: ring speaks TLS 1.2 and 1.3"
+)]
 pub(in crate::health) fn client(tls: &Tls) -> Arc<ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
-        // The provider's own versions.
         .expect("ring speaks TLS 1.2 and 1.3");
     let config = match &tls.authorities {
         Some(authorities) => builder.with_root_certificates(Arc::clone(&authorities.roots)),
