@@ -49,6 +49,7 @@ pub mod metrics;
 pub mod nat;
 pub mod neighbor;
 pub mod preflight;
+pub mod rate;
 pub mod say;
 pub mod serve;
 pub mod service;

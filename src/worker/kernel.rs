@@ -17,7 +17,7 @@ use crossbeam::utils::CachePadded;
 use super::Worker;
 use crate::ids::PortIx;
 use crate::io::{BURST, BurstIo, PacketBuf};
-use crate::nat::rate::RateLimit;
+use crate::rate::RateLimit;
 use crate::service::snapshot::{PortInfo, Snapshot};
 use crate::stats::{DropReason, Event};
 use crate::time::Millis;

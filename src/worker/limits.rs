@@ -12,7 +12,7 @@ use super::Worker;
 use crate::conntrack::entry::Entry;
 use crate::conntrack::isn::IsnSecret;
 use crate::io::BurstIo;
-use crate::nat::fair::FairLimit;
+use crate::rate::fair::FairLimit;
 use crate::service::snapshot::{AddressKind, Limits};
 use crate::time::Millis;
 use crate::wire::icmp::IcmpError;

@@ -1,5 +1,7 @@
-//! How many packets of its own a worker may send: resets and ICMP errors. A
-//! token bucket; time is an argument.
+//! Token buckets: how many packets of its own a worker may send, resets and ICMP
+//! errors. Time is an argument.
+
+pub mod fair;
 
 use crate::time::Millis;
 

@@ -7,7 +7,7 @@
 //! by a keyed hash in two rows of buckets; only who meets a busy source in both
 //! rows is taken for it.
 
-use super::rate::RateLimit;
+use super::RateLimit;
 use crate::time::Millis;
 
 /// Buckets in a row: whom one busy source takes along is one in 128 squared.
