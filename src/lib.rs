@@ -3,16 +3,16 @@
 //! Rooms, each of which knows only those above it:
 //!
 //! ```text
-//! wire  time  ids                   bytes, instants, numbers of things
-//! arena  conntrack  nat  snat       connections and what rewriting them takes
-//! neighbor  health  service  filter
-//! stats  io                         counters; where packets come from
-//! worker                            the packet path
-//! dpdk                              the same on DPDK
-//! api  config  import               what people say
-//! host  serve  admin  metrics       the host, and who asks
-//! management                        the loop that holds it together
-//! cli  preflight                    programs
+//! ids  time  wire  api  serve           numbers, instants, bytes, the protocol
+//! io  stats  rate  snat  arena  health  packets' source, counters, local ports
+//! conntrack  dpdk                       connections; the drivers
+//! nat  service  filter                  rewriting; snapshots
+//! neighbor  capture                     next hops; records
+//! worker                                the packet path
+//! config  exception                     the file; the kernel's interfaces
+//! host  admin  metrics  import          the host, and who asks
+//! preflight
+//! management  cli                       the loop that holds it together; people
 //! ```
 #![deny(unsafe_code)]
 #![cfg_attr(
