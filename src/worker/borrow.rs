@@ -261,25 +261,11 @@ impl<Io: BurstIo> Worker<Io> {
             self.give_back(lent.set, lent.port);
             return None;
         };
-        let (server_addr, server_port) = (known.addr, known.port);
         let entry = Entry {
-            client: at.src,
-            client_port: at.src_port,
-            vip: at.dst,
-            vip_port: at.dst_port,
-            local: lent.local,
-            local_port: lent.port,
-            server_addr,
-            server_port,
-            protocol: at.protocol,
-            server,
-            set: lent.set,
-            last_seen: self.now.stamp(),
-            created: self.now,
             partner: wish.by,
             loan: self.loans.number,
             state: State::Redirect,
-            ..Entry::FREE
+            ..lent.entry(at, server, known, self.now)
         };
         let Ok(slot) = self.table.insert(entry) else {
             self.give_back(lent.set, lent.port);

@@ -15,8 +15,7 @@
 //!
 //! `open` and `lend` call it for a packet that makes a connection. Work is
 //! bounded: a clock hand over the table, and one over each set of ports. No list is
-//! kept. While the
-//! table is nearly full, the hand goes on between two bursts until it points at
+//! kept. While the //! table is nearly full, the hand goes on between two bursts until it points at
 //! somebody who may go, so that the packet that needs the room finds it.
 
 use std::net::Ipv4Addr;

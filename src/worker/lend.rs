@@ -8,10 +8,13 @@ use arrayvec::ArrayVec;
 use super::Worker;
 use super::health::is_sound;
 use super::parse::Packet;
+use crate::conntrack::entry::Entry;
 use crate::conntrack::isn::Previous;
 use crate::ids::{ServerIx, ServiceIx, SetIx, WorkerIx};
 use crate::io::BurstIo;
+use crate::service::snapshot::Server;
 use crate::stats::Event;
+use crate::time::Millis;
 
 /// Servers asked for a port before a connection is refused, where no server has
 /// one that is free or resting.
@@ -26,6 +29,34 @@ pub(super) struct Lent {
     pub(super) previous: Option<Previous>,
     /// Of another worker's ports: whose, and its number of the loan.
     pub(super) loan: Option<(WorkerIx, u32)>,
+}
+
+impl Lent {
+    /// Who talks to whom over it, in an entry made now.
+    pub(super) fn entry(
+        &self,
+        at: &Packet,
+        server_ix: ServerIx,
+        server: &Server,
+        now: Millis,
+    ) -> Entry {
+        Entry {
+            client: at.src,
+            client_port: at.src_port,
+            vip: at.dst,
+            vip_port: at.dst_port,
+            local: self.local,
+            local_port: self.port,
+            server_addr: server.addr,
+            server_port: server.port,
+            protocol: at.protocol,
+            server: server_ix,
+            set: self.set,
+            last_seen: now.stamp(),
+            created: now,
+            ..Entry::FREE
+        }
+    }
 }
 
 /// Which servers are asked for a port.
@@ -127,46 +158,30 @@ impl<Io: BurstIo> Worker<Io> {
         let is_sound = |local, set: SetIx| {
             avoid != Some(local) && paths.get(set.ix()).is_none_or(|path| path.usable(now))
         };
-        for sound in [true, false] {
+        for (sound, is_stolen) in [(true, false), (true, true), (false, false), (false, true)] {
             for i in 0..locals.len() {
                 let (local, set) = nth(i);
                 if is_sound(local, set) != sound {
                     continue;
                 }
-                let lease = self
-                    .sets
-                    .get_mut(set.ix())
-                    .and_then(|slot| slot.as_deref_mut()?.allocate());
-                if let Some(lease) = lease {
-                    return Some(Lent {
-                        local,
-                        port: lease.into_port(),
-                        set,
-                        previous: None,
-                        loan: None,
-                    });
-                }
-            }
-            for i in 0..locals.len() {
-                let (local, set) = nth(i);
-                if is_sound(local, set) != sound {
-                    continue;
-                }
-                let lease = self
-                    .sets
-                    .get_mut(set.ix())
-                    .and_then(|slot| slot.as_deref_mut()?.steal());
-                if let Some(lease) = lease {
-                    let port = lease.into_port();
-                    let previous = self.end_stolen(server_ix, local, port, protocol);
-                    return Some(Lent {
-                        local,
-                        port,
-                        set,
-                        previous,
-                        loan: None,
-                    });
-                }
+                let ports = self.sets.get_mut(set.ix()).and_then(Option::as_deref_mut);
+                let lease = ports.and_then(|ports| match is_stolen {
+                    false => ports.allocate(),
+                    true => ports.steal(),
+                });
+                let Some(lease) = lease else { continue };
+                let port = lease.into_port();
+                let previous = match is_stolen {
+                    false => None,
+                    true => self.end_stolen(server_ix, local, port, protocol),
+                };
+                return Some(Lent {
+                    local,
+                    port,
+                    set,
+                    previous,
+                    loan: None,
+                });
             }
         }
         None

@@ -138,23 +138,10 @@ impl<Io: BurstIo> Worker<Io> {
     ) -> Option<Entry> {
         let server = self.snapshot.server(server_ix)?;
         let mut entry = Entry {
-            client: at.src,
-            client_port: at.src_port,
-            vip: at.dst,
-            vip_port: at.dst_port,
-            local: lent.local,
-            local_port: lent.port,
-            server_addr: server.addr,
-            server_port: server.port,
-            protocol: at.protocol,
-            server: server_ix,
-            set: lent.set,
-            last_seen: self.now.stamp(),
-            created: self.now,
             attempts: opening.attempts.saturating_add(1),
             earlier: opening.earlier.map_or(NIL, |slot| slot.0),
             state: State::UdpOneWay,
-            ..Entry::FREE
+            ..lent.entry(at, server_ix, server, self.now)
         };
         if let Some(syn) = &opening.syn {
             if let Some(previous) = lent.previous {

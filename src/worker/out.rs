@@ -26,10 +26,20 @@ pub(super) fn write_ethernet(frame: &mut [u8], l2: &[u8; 12]) -> bool {
 impl<Io: BurstIo> Worker<Io> {
     /// Sends an IP packet, whose Ethernet header is still to be written, to a
     /// next hop, or lets it wait until that is known.
+    pub(super) fn emit(&mut self, packet: Io::Buf, hop: NeighborIx) {
+        self.emit_or_wait(packet, hop, Room::Any);
+    }
+
+    /// The same with an IP packet of our own, which waits only where that keeps
+    /// no other packet from it.
+    pub(super) fn emit_own(&mut self, packet: Io::Buf, hop: NeighborIx) {
+        self.emit_or_wait(packet, hop, Room::Spare);
+    }
+
     #[inline(never)]
-    pub(super) fn emit(&mut self, mut packet: Io::Buf, hop: NeighborIx) {
+    fn emit_or_wait(&mut self, mut packet: Io::Buf, hop: NeighborIx, room: Room) {
         let Some((l2, port)) = self.neighbors.l2_towards(hop) else {
-            return self.emit_unknown(packet, hop);
+            return self.emit_unknown(packet, hop, room);
         };
         if !write_ethernet(packet.bytes_mut(), l2) {
             return self.discard(packet, DropReason::EthernetShort);
@@ -39,19 +49,10 @@ impl<Io: BurstIo> Worker<Io> {
 
     #[cold]
     #[inline(never)]
-    fn emit_unknown(&mut self, packet: Io::Buf, hop: NeighborIx) {
+    fn emit_unknown(&mut self, packet: Io::Buf, hop: NeighborIx, room: Room) {
         match self.neighbors.resolve(hop, self.now) {
-            Resolution::Wait => self.let_wait(packet, hop, Room::Any),
+            Resolution::Wait => self.let_wait(packet, hop, room),
             Resolution::Send(..) | Resolution::Stale => self.emit_anew(packet),
-        }
-    }
-
-    /// Sends an IP packet of our own, or lets it wait where that keeps no
-    /// other packet from it.
-    pub(super) fn emit_own(&mut self, packet: Io::Buf, hop: NeighborIx) {
-        match self.neighbors.resolve(hop, self.now) {
-            Resolution::Wait => self.let_wait(packet, hop, Room::Spare),
-            Resolution::Send(..) | Resolution::Stale => self.emit(packet, hop),
         }
     }
 
