@@ -384,6 +384,14 @@ impl Config {
         }
     }
 
+    /// The ports that are PCI devices, with their addresses.
+    pub fn pci_ports(&self) -> impl Iterator<Item = (&Port, &str)> {
+        self.ports.iter().filter_map(|port| match &port.device {
+            Device::Pci(address) => Some((port, address.as_str())),
+            _ => None,
+        })
+    }
+
     /// Path of the admin socket.
     pub fn admin_socket(&self) -> PathBuf {
         self.runtime.admin_socket_or_default()
@@ -392,11 +400,7 @@ impl Config {
     /// How long a worker that found no packet sleeps; zero: it polls on. The
     /// default saves a core where no port is a NIC.
     pub fn idle_sleep(&self) -> Duration {
-        let nic = self
-            .ports
-            .iter()
-            .any(|port| matches!(port.device, Device::Pci(_)));
-        let default = if nic {
+        let default = if self.pci_ports().next().is_some() {
             Duration::ZERO
         } else {
             Duration::from_micros(50)

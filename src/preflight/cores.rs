@@ -1,7 +1,7 @@
 //! The workers' cores, and the counter that they tell the time by.
 
 use super::Report;
-use super::host::{Host, list, listed, pci_ports};
+use super::host::{Host, list, listed};
 use crate::config::Config;
 
 const CPUS: &str = "/sys/devices/system/cpu";
@@ -9,7 +9,7 @@ const CPUS: &str = "/sys/devices/system/cpu";
 pub(super) fn cores(report: &mut Report, host: &Host<'_>, config: &Config) {
     let topic = "cores";
     let Some(cores) = &config.runtime.cores else {
-        if pci_ports(config).next().is_some() {
+        if config.pci_ports().next().is_some() {
             report.advice(
                 topic,
                 "workers are not pinned: the kernel moves them about",
@@ -79,7 +79,7 @@ fn siblings(report: &mut Report, host: &Host<'_>, cores: &[u16]) {
 }
 
 fn nodes(report: &mut Report, host: &Host<'_>, config: &Config, cores: &[u16]) {
-    for (port, address) in pci_ports(config) {
+    for (port, address) in config.pci_ports() {
         let Some(node) = host.node_of_device(address) else {
             continue;
         };

@@ -4,8 +4,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::config::{Config, Device, Port};
-
 pub(super) struct Host<'a> {
     root: &'a Path,
 }
@@ -63,14 +61,6 @@ impl<'a> Host<'a> {
             .parse()
             .ok()
     }
-}
-
-/// The ports that are PCI devices, with their addresses.
-pub(super) fn pci_ports(config: &Config) -> impl Iterator<Item = (&Port, &str)> {
-    config.ports.iter().filter_map(|port| match &port.device {
-        Device::Pci(address) => Some((port, address.as_str())),
-        _ => None,
-    })
 }
 
 /// The numbers of a list such as `0-3,8`.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Report;
-use super::host::{Host, pci_ports};
+use super::host::Host;
 use crate::config::Config;
 
 const NODES: &str = "/sys/devices/system/node";
@@ -75,7 +75,9 @@ pub(super) fn hugepages(report: &mut Report, host: &Host<'_>, config: &Config) {
 
 /// The nodes of the ports and the workers' cores; the first port's first.
 fn wanted_nodes(host: &Host<'_>, config: &Config) -> Vec<u32> {
-    let of_ports = pci_ports(config).filter_map(|(_, address)| host.node_of_device(address));
+    let of_ports = config
+        .pci_ports()
+        .filter_map(|(_, address)| host.node_of_device(address));
     let cores = config.runtime.cores.iter().flatten();
     let of_cores = cores.filter_map(|&core| host.node_of_core(core));
     let mut seen = BTreeSet::new();
@@ -233,7 +235,7 @@ fn kilobytes(text: &str, key: &str) -> Option<u64> {
 /// vfio locks what a NIC reads and writes.
 pub(super) fn locking(report: &mut Report, host: &Host<'_>, config: &Config) {
     let topic = "memlock";
-    if pci_ports(config).next().is_none() {
+    if config.pci_ports().next().is_none() {
         return;
     }
     let status = host.text("/proc/self/status").unwrap_or_default();

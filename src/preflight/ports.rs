@@ -1,7 +1,7 @@
 //! Whether DPDK will get the devices of the ports.
 
 use super::Report;
-use super::host::{Host, pci_ports};
+use super::host::Host;
 use crate::config::{Config, Device, Port};
 
 const MELLANOX: &str = "0x15b3";
@@ -17,10 +17,13 @@ const MODPROBE: &str = "/etc/modprobe.d";
 
 pub(super) fn ports(report: &mut Report, host: &Host<'_>, config: &Config) {
     // Before the devices: nothing is bound to a driver that is not loaded.
-    if pci_ports(config).any(|(_, address)| wants_vfio(host, address)) {
+    if config
+        .pci_ports()
+        .any(|(_, address)| wants_vfio(host, address))
+    {
         iommu(report, host);
     }
-    for (port, address) in pci_ports(config) {
+    for (port, address) in config.pci_ports() {
         pci(report, host, port, address);
     }
     let tap = |port: &&Port| matches!(port.device, Device::Tap(_));

@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use super::{Failure, Mistake};
 use fullgate::config::{self, Config};
 use fullgate::dpdk::{
     self, Device, Eal, EalConfig, Memory, Mempool, PoolConfig, Port, PortConfig, RssStatus,
 };
-use fullgate::exception::{self};
+use fullgate::exception;
 use fullgate::host::kernel::{self, Kernel};
 use fullgate::ids::PortIx;
 use fullgate::management::patience::Patience;
@@ -19,6 +18,8 @@ use fullgate::snat::steering::Steering;
 use fullgate::snat::toeplitz::DEFAULT_KEY;
 use fullgate::stats::readings::PortSteering;
 use fullgate::wire::ethernet::MacAddr;
+
+use super::{Failure, Mistake};
 
 /// Bytes of a packet buffer with its headroom: a frame of the usual MTU.
 const DATA_ROOM: u16 = 2_176;
@@ -35,12 +36,8 @@ pub(super) fn eal_config(config: &Config) -> EalConfig {
             },
         },
         pci: config
-            .ports
-            .iter()
-            .filter_map(|port| match &port.device {
-                config::Device::Pci(address) => Some(address.clone()),
-                _ => None,
-            })
+            .pci_ports()
+            .map(|(_, address)| address.to_owned())
             .collect(),
         main_core: config.runtime.main_core.map(u32::from),
         file_prefix: config.runtime.instance.clone(),
@@ -131,25 +128,19 @@ pub(super) fn steering(
     config: &Config,
     ports: &[Port],
 ) -> Result<(Steering, Vec<PortSteering>), Failure> {
-    let asked = |(port, opened): (&'_ config::Port, &Port)| {
-        let nic = match opened.rss() {
+    let ports = config.ports.iter().zip(ports);
+    let asked = ports.map(|(port, opened)| Asked {
+        port: &port.name,
+        choice: port.steering,
+        nic: match opened.rss() {
             RssStatus::Unavailable(why) => Err(why.clone()),
             RssStatus::Active { flows, .. } if !(flows.ipv4_tcp && flows.ipv4_udp) => {
                 Err("the NIC does not hash both TCP and UDP by ports".into())
             }
             RssStatus::Active { reta, .. } => Ok(reta.clone()),
-        };
-        (port.name.clone(), port.steering, nic)
-    };
-    let asked: Vec<_> = config.ports.iter().zip(ports).map(asked).collect();
-    let asked: Vec<Asked<'_>> = asked
-        .iter()
-        .map(|(port, choice, nic)| Asked {
-            port,
-            choice: *choice,
-            nic: nic.clone(),
-        })
-        .collect();
+        },
+    });
+    let asked: Vec<Asked<'_>> = asked.collect();
     let runtime = &config.runtime;
     let decision =
         steer::decide(&asked, runtime.workers, runtime.reta_size).map_err(|error| -> Failure {
@@ -172,14 +163,7 @@ pub(super) fn steering(
 
 /// What EAL does at start, in words: it asks the drivers of PCI devices about them.
 pub(super) fn probing(config: &Config) -> String {
-    let devices: Vec<&str> = config
-        .ports
-        .iter()
-        .filter_map(|port| match &port.device {
-            config::Device::Pci(address) => Some(address.as_str()),
-            _ => None,
-        })
-        .collect();
+    let devices: Vec<&str> = config.pci_ports().map(|(_, address)| address).collect();
     match devices.as_slice() {
         [] => "starting DPDK".to_owned(),
         devices => format!("starting DPDK, which asks {}", devices.join(", ")),
