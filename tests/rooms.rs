@@ -24,11 +24,21 @@ const LONG: &[(&str, &str)] = &[(
 type Module = Vec<String>;
 type Edges = BTreeMap<Module, BTreeSet<Module>>;
 
-fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
+fn source_directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+fn sources(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    find_sources(directory, &mut found);
+    found
+}
+
+fn find_sources(directory: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(directory).expect("a directory") {
         let path = entry.expect("an entry").path();
         if path.is_dir() {
-            sources(&path, found);
+            find_sources(&path, found);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             found.push(path);
         }
@@ -144,11 +154,9 @@ fn resolve(path: &[String], module: &Module, all: &BTreeMap<Module, File>) -> Op
 }
 
 fn house() -> (BTreeMap<Module, File>, Edges) {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut paths = Vec::new();
-    sources(&src, &mut paths);
+    let src = source_directory();
     let is_test = |module: &Module| module.iter().any(|part| part == "tests");
-    let files: BTreeMap<Module, File> = paths
+    let files: BTreeMap<Module, File> = sources(&src)
         .iter()
         .map(|path| {
             let text = fs::read_to_string(path).expect("text");
@@ -241,11 +249,9 @@ fn length(text: &str) -> usize {
 
 #[test]
 fn long_files_have_a_reason() {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut paths = Vec::new();
-    sources(&src, &mut paths);
+    let src = source_directory();
     let mut wrong = Vec::new();
-    for path in &paths {
+    for path in &sources(&src) {
         let name = path
             .strip_prefix(&src)
             .expect("below src")

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use fullgate::api::METHODS;
 use serde_json::{Value, json};
 
 use super::{add, start_nginx};
@@ -132,31 +133,7 @@ fn malformed(plan: &Plan) {
             json!({"service": "web", "server": "s0", "deadline": "99999999999999999999d"}),
             json!({"name": "x".repeat(1 << 19)}),
         ];
-        for method in [
-            "services.list",
-            "connections.list",
-            "workers.list",
-            "ports.list",
-            "drops.list",
-            "drops.last",
-            "flow.explain",
-            "capture.start",
-            "capture.read",
-            "capture.end",
-            "pools.list",
-            "neighbors.list",
-            "service.add",
-            "service.edit",
-            "service.del",
-            "server.add",
-            "server.edit",
-            "server.del",
-            "server.drain",
-            "reload",
-            "config.check",
-            "config.diff",
-            "config.get",
-        ] {
+        for method in METHODS {
             for params in &wrong {
                 refuse(
                     &json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
