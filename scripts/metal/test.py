@@ -531,6 +531,29 @@ class Test:
         self.report.check("NRestarts", restarts == "0", restarts)
         self.steering()
 
+    def at_work(self, kills):
+        """From traffic to the stop, whatever the ports are."""
+        report = self.report
+        with report.part("Traffic"):
+            self.traffic()
+            self.stories()
+            if self.guest.is_emulated:
+                self.handed_over()
+            self.fragments()
+        with report.part("Operation under load"):
+            self.operations()
+        with report.part("Links"):
+            self.link()
+        with report.part("kill -9"):
+            self.kills(kills)
+        if self.guest.is_emulated:
+            with report.part("Watchdog"):
+                self.watchdog()
+        with report.part("Restart and stop"):
+            self.stop()
+        with report.part("Large frames"):
+            self.jumbo()
+
     def cabled(self, options):
         """What can be asked of any two ports that are cabled to two interfaces."""
         report = self.report
@@ -553,20 +576,7 @@ class Test:
             self.spread()
             if all(port["steering"] == "rss" for port in self.ports().values()):
                 self.handed_over()
-        with report.part("Traffic"):
-            self.traffic()
-            self.stories()
-            self.fragments()
-        with report.part("Operation under load"):
-            self.operations()
-        with report.part("Links"):
-            self.link()
-        with report.part("kill -9"):
-            self.kills(options.kills)
-        with report.part("Restart and stop"):
-            self.stop()
-        with report.part("Large frames"):
-            self.jumbo()
+        self.at_work(options.kills)
 
     def all(self, options):
         report = self.report
@@ -588,23 +598,7 @@ class Test:
             report.skip("the table of a NIC changed under us", "QEMU's monitor can't do that")
         if options.fault:
             return
-        with report.part("Traffic"):
-            self.traffic()
-            self.stories()
-            self.handed_over()
-            self.fragments()
-        with report.part("Operation under load"):
-            self.operations()
-        with report.part("Links"):
-            self.link()
-        with report.part("kill -9"):
-            self.kills(options.kills)
-        with report.part("Watchdog"):
-            self.watchdog()
-        with report.part("Restart and stop"):
-            self.stop()
-        with report.part("Large frames"):
-            self.jumbo()
+        self.at_work(options.kills)
         for model, name, steering in (("e1000e", "lan", "software"), ("vmxnet3", "wan", "software"), ("igb", "wan", "rss")):
             if model not in qemu_has():
                 report.skip(model, "this machine's QEMU does not emulate it")
